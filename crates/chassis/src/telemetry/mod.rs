@@ -1,0 +1,213 @@
+//! Logs, traces and metrics of one process, and the only crate that names OpenTelemetry's versions.
+//!
+//! Metrics always exist and are scraped from `/metrics`. Traces exist only when an OTLP endpoint is set: without
+//! one there is no span processing at all, so an idle process stays idle. All `OTEL_*` variables mean what the
+//! OpenTelemetry specification says, with one exception: `OTEL_SDK_DISABLED` stops the exports, not `/metrics`,
+//! which is the operator's port and not the SDK's.
+
+mod log;
+mod metrics;
+mod otlp;
+pub mod trace;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use opentelemetry::KeyValue as Attribute;
+use opentelemetry::global;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+
+pub use log::{LogFormat, LogOutput};
+pub use metrics::{DURATION_BUCKETS_S, Metrics};
+// What users of `meter()` need, so that no other crate depends on OpenTelemetry.
+pub use opentelemetry::KeyValue;
+pub use opentelemetry::metrics::{
+    Counter, Gauge, Histogram, Meter, ObservableCounter, ObservableGauge, UpDownCounter,
+};
+pub use trace::{current_traceparent, link_remote, set_remote_parent};
+
+/// The instrumentation scope of all our instruments and spans.
+const SCOPE: &str = "tidegate";
+
+/// How long [`Telemetry::shutdown`] may take: a collector that is down must not hold up a drain.
+const FLUSH_MAX: Duration = Duration::from_secs(2);
+
+/// Choices of a binary. The default is right for a server.
+#[derive(Clone, Debug, Default)]
+pub struct TelemetryOptions {
+    /// Where logs go; a command that prints results to stdout logs to stderr.
+    pub output: LogOutput,
+    /// JSON or human lines; by default JSON when the output is not a terminal.
+    pub format: LogFormat,
+    /// The filter when `RUST_LOG` is not set, instead of `info`.
+    pub default_filter: Option<String>,
+    /// `service.version`; by default the workspace's.
+    pub version: Option<&'static str>,
+}
+
+/// The running telemetry of this process. Keep it until the end and call [`Telemetry::shutdown`].
+#[derive(Debug)]
+pub struct Telemetry {
+    metrics: Metrics,
+    tracer_provider: Option<SdkTracerProvider>,
+}
+
+/// Starts logs, metrics and, when configured, OTLP export. Once per process, also in `tidegate dev`.
+///
+/// Must run inside the tokio runtime when an OTLP endpoint is set (its connection lives there). Instruments
+/// made by [`meter`] before this are no-ops for ever.
+///
+/// # Errors
+/// A second call, an invalid `RUST_LOG`, or OTLP settings that cannot be used.
+pub fn init(service: &'static str, opts: TelemetryOptions) -> anyhow::Result<Telemetry> {
+    crate::tls_provider();
+    let plan = otlp::Plan::from_env(env);
+    if plan.any() && tokio::runtime::Handle::try_current().is_err() {
+        anyhow::bail!("OTLP export needs a tokio runtime: call telemetry::init inside it");
+    }
+    let version = opts.version.unwrap_or(env!("CARGO_PKG_VERSION"));
+    let resource = resource(service, version, env);
+
+    let tracer_provider = plan
+        .traces
+        .then(|| otlp::tracer_provider(resource.clone()))
+        .transpose()
+        .context("OTLP trace export")?;
+    log::install(&opts, tracer_provider.as_ref())?;
+
+    let exporter = plan
+        .metrics
+        .then(otlp::metric_exporter)
+        .transpose()
+        .context("OTLP metric export")?;
+    let metrics = Metrics::new(resource, exporter)?;
+    metrics.register_build_info(version);
+
+    global::set_text_map_propagator(TraceContextPropagator::new());
+    global::set_meter_provider(metrics.provider().clone());
+    if let Some(provider) = &tracer_provider {
+        global::set_tracer_provider(provider.clone());
+    }
+    Ok(Telemetry {
+        metrics,
+        tracer_provider,
+    })
+}
+
+impl Telemetry {
+    /// A cheap handle for [`crate::admin::serve_metrics`].
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.clone()
+    }
+
+    /// The Prometheus registry, for collectors that do not go through [`meter`].
+    pub fn registry(&self) -> &prometheus::Registry {
+        self.metrics.registry()
+    }
+
+    /// The metrics in the Prometheus text format.
+    pub fn render(&self) -> String {
+        self.metrics.render()
+    }
+
+    /// Flushes what is not yet exported, within 2 s; what takes longer is lost.
+    pub async fn shutdown(self) {
+        let Self {
+            metrics,
+            tracer_provider,
+        } = self;
+        let (done, is_done) = tokio::sync::oneshot::channel();
+        let flush = move || {
+            flush(tracer_provider, metrics.provider());
+            let _ = done.send(()); // nobody listens after the timeout
+        };
+        // Its own thread: the SDK's shutdown blocks, and a blocked runtime thread would hold up the process's end.
+        match crate::tasks::named_thread("telemetry-flush", flush) {
+            Ok(thread) => {
+                if tokio::time::timeout(FLUSH_MAX, is_done).await.is_err() {
+                    tracing::warn!("telemetry flush timed out");
+                }
+                thread.detach();
+            }
+            Err(error) => tracing::warn!(%error, "telemetry was not flushed"),
+        }
+    }
+}
+
+fn flush(tracer_provider: Option<SdkTracerProvider>, meter_provider: &SdkMeterProvider) {
+    if let Some(provider) = tracer_provider
+        && let Err(error) = provider.shutdown_with_timeout(FLUSH_MAX)
+    {
+        tracing::warn!(%error, "the last spans were not exported");
+    }
+    if let Err(error) = meter_provider.shutdown() {
+        tracing::warn!(%error, "the last metrics were not exported");
+    }
+}
+
+/// The meter of this process. Names carry no unit: `x_duration` with unit `s` becomes `x_duration_seconds`,
+/// a counter `x` becomes `x_total`; a histogram with unit `s` gets [`DURATION_BUCKETS_S`].
+pub fn meter() -> Meter {
+    global::meter(SCOPE)
+}
+
+/// A standard variable (`OTEL_*`, `RUST_LOG`, `NO_COLOR`); an empty one is not set, as their specifications say.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "standard variables are honoured verbatim, not configuration of ours"
+)]
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|text| !text.is_empty())
+}
+
+/// Who this process is; `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` win over our values.
+fn resource(service: &'static str, version: &'static str, env: impl Fn(&str) -> Option<String>) -> Resource {
+    let listed = env("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
+    let is_set = |key: &str| {
+        listed
+            .split(',')
+            .filter_map(|pair| pair.split_once('='))
+            .any(|(name, _)| name.trim() == key)
+    };
+    let named = env("OTEL_SERVICE_NAME").is_some_and(|name| !name.is_empty());
+    let ours = [
+        ("service.name", service.to_owned()),
+        ("service.instance.id", uuid::Uuid::new_v4().to_string()),
+        ("service.version", version.to_owned()),
+    ];
+    let ours = ours
+        .into_iter()
+        .filter(|(key, _)| !(is_set(key) || named && *key == "service.name"))
+        .map(|(key, value)| Attribute::new(key, value));
+    Resource::builder().with_attributes(ours).build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_names_the_service_first() {
+        let key = opentelemetry::Key::from_static_str("service.name");
+        let name = |variables: &'static [(&str, &str)]| {
+            let env = move |name: &str| {
+                let found = variables.iter().find(|(key, _)| *key == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            resource("tidegate-router", "1", env)
+                .get(&key)
+                .map(|value| value.to_string())
+        };
+        assert_eq!(name(&[]).as_deref(), Some("tidegate-router"));
+        // The SDK's own detector reads the process's environment, so here it is only not overwritten.
+        assert_ne!(
+            name(&[("OTEL_SERVICE_NAME", "x")]).as_deref(),
+            Some("tidegate-router")
+        );
+        let listed = name(&[("OTEL_RESOURCE_ATTRIBUTES", "a=b, service.name=x")]);
+        assert_ne!(listed.as_deref(), Some("tidegate-router"));
+    }
+}
