@@ -1,0 +1,437 @@
+//! The operations on one queue.
+
+use tidegate_protocol::domain::{
+    CapRecord, Job, JobId, JobState, Lane, LeaseRef, LocalId, NewJob, SettleResult, SubmitOutcome, Submitted,
+};
+
+use super::{
+    Context,
+    keys::KeyEntry,
+    queue::{Queue, Slot},
+};
+use crate::{
+    Action, ActionAnswer, CapAnswer, CapOrder, Grant, Grants, ITEMS_PER_CALL_MAX, JobPage, ListRequest,
+    QueueRecord, QueueStats, Reclaim, Reclaimed, ReleaseCause, RenewAnswer, SessionRelease, SettleItem,
+    StoreError, StoreResult, Want,
+    lifecycle::{self, REQUEST_ID_WINDOW_MS, jitter},
+};
+
+impl Queue {
+    /// Known key or request id first, then room, then the job.
+    pub fn submit(&mut self, new: NewJob, context: &Context) -> StoreResult<Submitted> {
+        let now_ms = context.now_ms;
+        let known = match (&new.idempotency_key, &new.request_id) {
+            (Some(key), _) => self.keys.find(key, now_ms),
+            (None, Some(request_id)) => self.request_ids.find(request_id, now_ms),
+            (None, None) => None,
+        };
+        if let Some(entry) = known {
+            return self.duplicate(&entry, &new);
+        }
+        if self.depth() >= self.policy.max_depth {
+            return Err(StoreError::QueueFull {
+                depth: self.depth(),
+                max: self.policy.max_depth,
+            });
+        }
+        let entry = KeyEntry {
+            local: new.id.local,
+            hash: new.payload_hash,
+            ended: None,
+            expires_ms: 0,
+        };
+        match (&new.idempotency_key, &new.request_id) {
+            (Some(key), _) => {
+                if !self.keys.contains(key) && self.keys.len() >= self.policy.max_keys {
+                    return Err(StoreError::KeysFull {
+                        max: self.policy.max_keys,
+                    });
+                }
+                self.keys.put(key, entry);
+            }
+            (None, Some(request_id)) => {
+                let expires_ms = now_ms + REQUEST_ID_WINDOW_MS;
+                self.request_ids.put(request_id, KeyEntry { expires_ms, ..entry });
+            }
+            (None, None) => {}
+        }
+        let job = lifecycle::submitted(new, now_ms);
+        let (id, state) = (job.id.clone(), job.state);
+        self.submitted_total += 1;
+        self.insert(job, context);
+        Ok(Submitted {
+            id,
+            outcome: SubmitOutcome::Created,
+            state: Some(state),
+            result: None,
+            result_expired: false,
+        })
+    }
+
+    fn duplicate(&self, entry: &KeyEntry, new: &NewJob) -> StoreResult<Submitted> {
+        let id = self.id(entry.local);
+        if entry.hash != new.payload_hash {
+            return Err(StoreError::KeyReused { id });
+        }
+        let job = self.jobs.get(&entry.local);
+        let state = job.map(|job| job.state).or(entry.ended);
+        let result = job
+            .filter(|job| job.state == JobState::Succeeded)
+            .map(|job| job.result.clone());
+        Ok(Submitted {
+            id,
+            outcome: SubmitOutcome::Duplicate,
+            state,
+            result,
+            result_expired: job.is_none(),
+        })
+    }
+
+    pub fn lease(&mut self, wants: &[Want], context: &Context) -> Grants {
+        let now_ms = context.now_ms;
+        let mut room: Vec<u32> = wants.iter().map(|want| want.max).collect();
+        let wanted: u64 = room.iter().map(|&n| u64::from(n)).sum();
+        let mut grants = Vec::new();
+        let mut next = 0;
+        while (grants.len() as u64) < wanted.min(ITEMS_PER_CALL_MAX as u64) {
+            let Some(local) = self.take_ready(context) else {
+                break;
+            };
+            while room[next] == 0 {
+                next = (next + 1) % room.len();
+            }
+            let want = wants[next];
+            room[next] -= 1;
+            next = (next + 1) % room.len();
+            let ttl_ms = self.policy.lease_ttl_ms;
+            self.change(local, false, context, |job| {
+                lifecycle::leased(job, want.session, want.incarnation, ttl_ms, now_ms);
+            });
+            grants.push(Grant {
+                job: self.jobs[&local].clone(),
+                session: want.session,
+            });
+        }
+        let unmet = (grants.len() as u64) < wanted;
+        if unmet {
+            self.hungry = true;
+        }
+        Grants {
+            grants,
+            policy: self.policy.clone(),
+            unmet,
+            clock_ms: now_ms,
+        }
+    }
+
+    /// The next job that may be leased under the caps: the lanes take turns, and one that is empty or full passes.
+    fn take_ready(&mut self, context: &Context) -> Option<LocalId> {
+        let caps = CapRecord::effective(
+            self.cap.as_ref(),
+            self.policy.costs_a_resource(),
+            self.paused,
+            context.now_ms,
+        );
+        loop {
+            let may = |lane: Lane| match caps {
+                None => true,
+                Some((cap, retry_cap)) => {
+                    self.slot_count() < u64::from(cap)
+                        && (lane == Lane::First || self.slots[Lane::Retry.index()].len() < retry_cap as usize)
+                }
+            };
+            let lane = [self.turn, self.turn.other()]
+                .into_iter()
+                .find(|&lane| may(lane) && self.ready[lane.index()].front().is_some())?;
+            let (local, _) = self.ready[lane.index()].front()?;
+            if lifecycle::past_deadline(&self.jobs[&local], context.now_ms) {
+                self.change(local, false, context, |job| {
+                    lifecycle::expired(job, context.now_ms)
+                });
+                continue;
+            }
+            self.turn = lane.other();
+            return Some(local);
+        }
+    }
+
+    pub fn renew(&mut self, lease: &LeaseRef, context: &Context) -> RenewAnswer {
+        if self.holds(lease) {
+            let until_ms = context.now_ms + self.policy.lease_ttl_ms;
+            self.change(lease.id.local, true, context, |job| {
+                job.lease.as_mut().expect("a running job has a lease").until_ms = until_ms;
+            });
+            return RenewAnswer::Held { until_ms };
+        }
+        match self.jobs.get(&lease.id.local).map(|job| job.state) {
+            None | Some(JobState::Cancelled) => RenewAnswer::Cancelled,
+            Some(_) => RenewAnswer::Lost,
+        }
+    }
+
+    pub fn reclaim(&mut self, reclaim: &Reclaim, leases: Vec<LeaseRef>, context: &Context) -> Reclaimed {
+        let now_ms = context.now_ms;
+        for local in self.blamed.get(&reclaim.incarnation).cloned().unwrap_or_default() {
+            self.change(local, true, context, |job| {
+                lifecycle::loss_taken_back(job, reclaim.incarnation);
+            });
+        }
+        let mut answer = Reclaimed::default();
+        let until_ms = now_ms + self.policy.lease_ttl_ms;
+        for lease in leases {
+            if self.holds(&lease) {
+                self.change(lease.id.local, true, context, |job| {
+                    let held = job.lease.as_mut().expect("a running job has a lease");
+                    held.session = reclaim.session;
+                    held.incarnation = reclaim.incarnation;
+                    held.until_ms = until_ms;
+                });
+                answer.kept.push(lease);
+            } else {
+                answer.lost.push(lease);
+            }
+        }
+        for session in reclaim
+            .replaces
+            .iter()
+            .filter(|session| **session != reclaim.session)
+        {
+            for (local, _) in self.leases_of(session) {
+                self.change(local, false, context, |job| lifecycle::returned(job, now_ms));
+                answer.returned += 1;
+            }
+        }
+        answer
+    }
+
+    fn leases_of(&self, session: &tidegate_protocol::domain::Session) -> Vec<Slot> {
+        self.sessions
+            .get(session)
+            .map(|slots| slots.iter().copied().collect())
+            .unwrap_or_default()
+    }
+
+    pub fn release_session(&mut self, release: &SessionRelease, context: &Context) -> u64 {
+        let now_ms = context.now_ms;
+        let slots = self.leases_of(&release.session);
+        let keep_slot = release.cause == ReleaseCause::Broken && self.policy.costs_a_resource();
+        let policy = self.policy.clone();
+        for &(local, fence) in &slots {
+            self.change(local, keep_slot, context, |job| match release.cause {
+                ReleaseCause::Bye => lifecycle::returned(job, now_ms),
+                ReleaseCause::Broken => {
+                    lifecycle::lost(job, &policy, jitter(release.seed, fence, local), now_ms)
+                }
+            });
+        }
+        slots.len() as u64
+    }
+
+    pub fn settle(&mut self, item: &SettleItem, context: &Context) -> SettleResult {
+        let settlement = &item.settlement;
+        let LeaseRef { id, fence } = &settlement.lease;
+        if self.holds(&settlement.lease) {
+            let policy = self.policy.clone();
+            self.change(id.local, false, context, |job| {
+                lifecycle::settled(job, &settlement.outcome, &policy, item.random, context.now_ms);
+            });
+            // Retention may have removed it at once (keep_finished = 0).
+            return SettleResult::Recorded(
+                self.jobs
+                    .get(&id.local)
+                    .map_or(JobState::Succeeded, |job| job.state),
+            );
+        }
+        if self.free_slot((id.local, *fence)) {
+            self.wake(context);
+        }
+        match self.jobs.get(&id.local) {
+            None => SettleResult::NotFound,
+            Some(job) => {
+                let repeat = job
+                    .settled
+                    .is_some_and(|last| last.fence == *fence && last.outcome == settlement.outcome.kind());
+                if repeat {
+                    SettleResult::Recorded(job.state)
+                } else {
+                    SettleResult::Stale(job.state)
+                }
+            }
+        }
+    }
+
+    pub fn get(&self, id: &JobId) -> Option<Job> {
+        self.jobs.get(&id.local).filter(|job| job.id == *id).cloned()
+    }
+
+    pub fn act(&mut self, action: Action, id: &JobId, context: &Context) -> ActionAnswer {
+        let now_ms = context.now_ms;
+        let Some(job) = self.jobs.get(&id.local) else {
+            return ActionAnswer::NotFound;
+        };
+        let state = job.state;
+        match action {
+            Action::Cancel if state.is_terminal() => ActionAnswer::WrongState(state),
+            Action::Cancel => {
+                // The worker may be at work for a while yet: its slot stays until it says so or the lease ends.
+                self.change(id.local, true, context, |job| lifecycle::cancelled(job, now_ms));
+                ActionAnswer::Done(Some(JobState::Cancelled))
+            }
+            Action::Redrive if state != JobState::Dead => ActionAnswer::WrongState(state),
+            Action::Redrive => self.redrive(id.local, context),
+            Action::Delete => {
+                let job = self.remove(id.local).expect("found above");
+                if state.is_terminal() {
+                    self.history.remove(id.local, state, job.finished_ms);
+                } else if let Some(key) = &job.idempotency_key {
+                    let expires_ms = now_ms + self.policy.idempotency_window_ms;
+                    self.keys.close(key, id.local, JobState::Cancelled, expires_ms);
+                }
+                ActionAnswer::Done(None)
+            }
+        }
+    }
+
+    fn redrive(&mut self, local: LocalId, context: &Context) -> ActionAnswer {
+        let job = &self.jobs[&local];
+        let finished_ms = job.finished_ms;
+        if let Some(key) = job.idempotency_key.clone() {
+            let hash = job.payload_hash;
+            if let Some(owner) = self
+                .keys
+                .find(&key, context.now_ms)
+                .filter(|entry| entry.local != local)
+            {
+                return ActionAnswer::KeyTaken(self.id(owner.local));
+            }
+            self.keys.put(
+                &key,
+                KeyEntry {
+                    local,
+                    hash,
+                    ended: None,
+                    expires_ms: 0,
+                },
+            );
+        }
+        self.history.remove(local, JobState::Dead, finished_ms);
+        self.change(local, false, context, |job| {
+            lifecycle::redriven(job, context.now_ms)
+        });
+        ActionAnswer::Done(Some(JobState::Ready))
+    }
+
+    pub fn put_policy(&mut self, record: QueueRecord, context: &Context) -> bool {
+        if self.policy_version.is_some_and(|stored| record.version < stored) {
+            return false;
+        }
+        self.policy = record.policy;
+        self.policy_version = Some(record.version);
+        self.wake(context);
+        true
+    }
+
+    pub fn set_cap(&mut self, order: &CapOrder, context: &Context) -> CapAnswer {
+        let applied = self.cap.is_none_or(|stored| order.version >= stored.version);
+        if applied {
+            let value = order.cap.or(self.cap.map(|stored| stored.cap));
+            if let Some(cap) = value {
+                let expires_ms = if order.ttl_ms == 0 {
+                    0
+                } else {
+                    context.now_ms + order.ttl_ms
+                };
+                self.cap = Some(CapRecord {
+                    cap,
+                    expires_ms,
+                    version: order.version,
+                });
+            }
+            self.wake(context);
+        }
+        CapAnswer {
+            applied,
+            record: self.cap,
+            slots: self.slot_count(),
+        }
+    }
+
+    pub fn pause(&mut self, paused: bool, context: &Context) {
+        self.paused = paused;
+        self.wake(context);
+    }
+
+    pub fn list(&self, request: &ListRequest) -> StoreResult<JobPage> {
+        let locals: Vec<LocalId> = match request.state {
+            JobState::Scheduled => self.scheduled.iter().map(|(_, local)| *local).collect(),
+            JobState::Ready => self.ready[0].iter().chain(self.ready[1].iter()).collect(),
+            JobState::Running => {
+                let running = |(local, fence): &&Slot| {
+                    self.holds(&LeaseRef {
+                        id: self.id(*local),
+                        fence: *fence,
+                    })
+                };
+                self.slots
+                    .iter()
+                    .flat_map(|set| set.keys())
+                    .filter(running)
+                    .map(|(local, _)| *local)
+                    .collect()
+            }
+            state => self.history.newest_first(state),
+        };
+        let start = match &request.cursor {
+            None => 0,
+            Some(text) => text
+                .parse::<usize>()
+                .map_err(|_| StoreError::Invalid("unknown page token".into()))?,
+        };
+        let end = (start + request.limit as usize).min(locals.len());
+        let page = locals.get(start..end).unwrap_or_default();
+        let jobs = page.iter().map(|local| summary(&self.jobs[local])).collect();
+        Ok(JobPage {
+            jobs,
+            next: (end < locals.len()).then(|| end.to_string()),
+        })
+    }
+
+    pub fn stats(&self, context: &Context) -> QueueStats {
+        let count = |state: JobState| self.counts[state.code() as usize];
+        let oldest = |lane: Lane| self.ready[lane.index()].front().map(|(_, since)| since);
+        QueueStats {
+            queue: self.name.clone(),
+            paused: self.paused,
+            scheduled: count(JobState::Scheduled),
+            ready: count(JobState::Ready),
+            ready_retries: self.ready[Lane::Retry.index()].len(),
+            running: count(JobState::Running),
+            slots: self.slot_count(),
+            slots_retries: self.slots[Lane::Retry.index()].len() as u64,
+            succeeded: count(JobState::Succeeded),
+            dead: count(JobState::Dead),
+            cancelled: count(JobState::Cancelled),
+            expired: count(JobState::Expired),
+            submitted_total: self.submitted_total,
+            succeeded_total: self.succeeded_total,
+            dead_total: self.dead_total,
+            oldest_ready_ms: [oldest(Lane::First), oldest(Lane::Retry)]
+                .into_iter()
+                .flatten()
+                .min(),
+            policy: self.policy.clone(),
+            policy_version: self.policy_version,
+            cap: self.cap,
+            clock_ms: context.now_ms,
+        }
+    }
+}
+
+/// As listed: without payload and result.
+fn summary(job: &Job) -> Job {
+    Job {
+        payload: bytes::Bytes::new(),
+        result: bytes::Bytes::new(),
+        ..job.clone()
+    }
+}

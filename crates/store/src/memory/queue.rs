@@ -1,0 +1,287 @@
+//! One queue: its jobs and the indexes over them. Every change of a job goes through [`Queue::change`], which moves the
+//! job between the indexes by comparing it before and after; so counters and sets cannot drift from the jobs.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use tidegate_protocol::domain::{
+    CapRecord, Incarnation, Job, JobId, JobState, Lane, LeaseRef, LocalId, Policy, QueueName, Session,
+    Version,
+};
+
+use super::{Context, history::History, journal::Touched, keys::Keys, ready::ReadyList};
+use crate::StoreEvent;
+
+/// A lease set entry: (lane, id, fence). A re-leased job and the ghost of its old lease are two entries.
+pub(crate) type Slot = (LocalId, u64);
+
+pub(crate) struct Queue {
+    pub name: QueueName,
+    pub policy: Policy,
+    pub policy_version: Option<Version>,
+    pub cap: Option<CapRecord>,
+    pub paused: bool,
+    /// A lease request was not met: the next change in its favour wakes the routers.
+    pub hungry: bool,
+    /// Which lane the next grant prefers.
+    pub turn: Lane,
+    /// No lease and no ghost is taken back by time before this.
+    pub hold_until_ms: u64,
+
+    pub jobs: HashMap<LocalId, Job>,
+    pub ready: [ReadyList; 2],
+    /// (due, id)
+    pub scheduled: BTreeSet<(u64, LocalId)>,
+    /// The lease sets, by lane: slot -> lease_until. Ghosts included: this is what counts against the cap.
+    pub slots: [BTreeMap<Slot, u64>; 2],
+    /// Leases of each session; ghosts are not listed.
+    pub sessions: HashMap<Session, BTreeSet<Slot>>,
+    /// Jobs with a loss blamed on a process.
+    pub blamed: HashMap<Incarnation, BTreeSet<LocalId>>,
+    /// (deadline, id) of jobs that wait.
+    pub deadlines: BTreeSet<(u64, LocalId)>,
+    pub history: History,
+    pub keys: Keys,
+    pub request_ids: Keys,
+    /// Jobs now in each state, by state code.
+    pub counts: [u64; 8],
+    pub submitted_total: u64,
+    pub succeeded_total: u64,
+    pub dead_total: u64,
+    /// What changed since the last [`Queue::changes`](super::journal).
+    pub touched: Touched,
+}
+
+impl Queue {
+    pub fn new(name: QueueName) -> Self {
+        Self {
+            name,
+            policy: Policy::default(),
+            policy_version: None,
+            cap: None,
+            paused: false,
+            hungry: false,
+            turn: Lane::First,
+            hold_until_ms: 0,
+            jobs: HashMap::new(),
+            ready: Default::default(),
+            scheduled: BTreeSet::new(),
+            slots: Default::default(),
+            sessions: HashMap::new(),
+            blamed: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            history: History::default(),
+            keys: Keys::default(),
+            request_ids: Keys::default(),
+            counts: [0; 8],
+            submitted_total: 0,
+            succeeded_total: 0,
+            dead_total: 0,
+            touched: Touched::default(),
+        }
+    }
+
+    /// Jobs that count toward `max_depth`: everything not finished, and the dead.
+    pub fn depth(&self) -> u64 {
+        [
+            JobState::Scheduled,
+            JobState::Ready,
+            JobState::Running,
+            JobState::Dead,
+        ]
+        .iter()
+        .map(|state| self.counts[state.code() as usize])
+        .sum()
+    }
+
+    pub fn id(&self, local: LocalId) -> JobId {
+        JobId {
+            queue: self.name.clone(),
+            shard: 0,
+            local,
+        }
+    }
+
+    pub fn slot_count(&self) -> u64 {
+        (self.slots[0].len() + self.slots[1].len()) as u64
+    }
+
+    /// Whether a lease as a worker names it is the one in force.
+    pub fn holds(&self, lease: &LeaseRef) -> bool {
+        self.jobs
+            .get(&lease.id.local)
+            .is_some_and(|job| job.state == JobState::Running && job.fence == lease.fence)
+    }
+
+    /// Frees the slot of a lease, also a ghost's. True if there was one.
+    pub fn free_slot(&mut self, slot: Slot) -> bool {
+        self.touched.slots.insert(slot);
+        self.slots
+            .iter_mut()
+            .map(|set| set.remove(&slot).is_some())
+            .fold(false, std::ops::BitOr::bitor)
+    }
+
+    /// Applies `change` to a job and moves it between the indexes. What happens to the slot of a lease that ends is the
+    /// caller's to say: `keep_slot` leaves it as a ghost.
+    pub fn change(
+        &mut self,
+        local: LocalId,
+        keep_slot: bool,
+        context: &Context,
+        change: impl FnOnce(&mut Job),
+    ) {
+        let Some(mut job) = self.jobs.remove(&local) else {
+            return;
+        };
+        let fence_before = job.fence;
+        self.unindex(&job);
+        let was_running = job.state == JobState::Running;
+        change(&mut job);
+        if was_running {
+            self.touched.slots.insert((local, fence_before));
+        }
+        if was_running && !keep_slot && (job.state != JobState::Running || job.fence != fence_before) {
+            self.free_slot((local, fence_before));
+            self.wake(context);
+        }
+        self.index(&job, context);
+        let finished = job.state.is_terminal();
+        self.jobs.insert(local, job);
+        if finished {
+            self.finished(local, context);
+        }
+    }
+
+    /// Enters a job that is new.
+    pub fn insert(&mut self, job: Job, context: &Context) {
+        self.index(&job, context);
+        self.touched.entered.insert(job.id.local);
+        self.jobs.insert(job.id.local, job);
+    }
+
+    fn index(&mut self, job: &Job, context: &Context) {
+        self.reindex(job, None);
+        if job.state == JobState::Ready {
+            self.wake(context);
+        }
+    }
+
+    /// Enters a job into the indexes; a ready one at `position` if it had one, else at the end.
+    pub fn reindex(&mut self, job: &Job, position: Option<u64>) {
+        let local = job.id.local;
+        self.touched.jobs.insert(local);
+        self.counts[job.state.code() as usize] += 1;
+        if let Some(incarnation) = job.loss_incarnation {
+            self.blamed.entry(incarnation).or_default().insert(local);
+        }
+        if job.deadline_ms != 0 && matches!(job.state, JobState::Scheduled | JobState::Ready) {
+            self.deadlines.insert((job.deadline_ms, local));
+        }
+        match job.state {
+            JobState::Scheduled => {
+                self.scheduled.insert((job.due_ms, local));
+            }
+            JobState::Ready => {
+                let list = &mut self.ready[job.lane.index()];
+                match position {
+                    Some(position) => list.restore(position, local, job.due_ms),
+                    None => list.push(local, job.due_ms),
+                }
+            }
+            JobState::Running => {
+                let lease = job.lease.as_ref().expect("a running job has a lease");
+                self.slots[job.lane.index()].insert((local, job.fence), lease.until_ms);
+                self.sessions
+                    .entry(lease.session)
+                    .or_default()
+                    .insert((local, job.fence));
+            }
+            _ => {}
+        }
+    }
+
+    fn unindex(&mut self, job: &Job) {
+        let local = job.id.local;
+        self.counts[job.state.code() as usize] -= 1;
+        self.deadlines.remove(&(job.deadline_ms, local));
+        if let Some(incarnation) = job.loss_incarnation {
+            remove_from(&mut self.blamed, incarnation, &local);
+        }
+        match job.state {
+            JobState::Scheduled => {
+                self.scheduled.remove(&(job.due_ms, local));
+            }
+            JobState::Ready => self.ready[job.lane.index()].remove(local),
+            JobState::Running => {
+                let lease = job.lease.as_ref().expect("a running job has a lease");
+                remove_from(&mut self.sessions, lease.session, &(local, job.fence));
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes a job out altogether; its slot, if it runs, stays as a ghost.
+    pub fn remove(&mut self, local: LocalId) -> Option<Job> {
+        let job = self.jobs.remove(&local)?;
+        self.unindex(&job);
+        self.touched.jobs.insert(local);
+        if job.state == JobState::Running {
+            self.touched.slots.insert((local, job.fence));
+        }
+        Some(job)
+    }
+
+    /// A job has just become terminal: its key gets a window, its kind a place in the history, and waiters are told.
+    fn finished(&mut self, local: LocalId, context: &Context) {
+        let job = &self.jobs[&local];
+        let state = job.state;
+        match state {
+            JobState::Succeeded => self.succeeded_total += 1,
+            JobState::Dead => self.dead_total += 1,
+            _ => {}
+        }
+        if let Some(key) = &job.idempotency_key {
+            self.keys.close(
+                key,
+                local,
+                state,
+                context.now_ms + self.policy.idempotency_window_ms,
+            );
+        }
+        if job.want_result {
+            context.tell(StoreEvent::Finished(job.id.clone()));
+        }
+        let gone = self.history.add(
+            local,
+            state,
+            job.want_result,
+            context.now_ms,
+            self.policy.keep_finished,
+        );
+        self.forget(gone);
+    }
+
+    /// Removes finished jobs whose retention is over.
+    pub fn forget(&mut self, locals: Vec<LocalId>) {
+        for local in locals {
+            self.remove(local);
+        }
+    }
+
+    pub fn wake(&mut self, context: &Context) {
+        if self.hungry && !self.paused {
+            self.hungry = false;
+            context.tell(StoreEvent::Wake(self.name.clone()));
+        }
+    }
+}
+
+/// Removes from a map of sets, and the set with its last element.
+fn remove_from<K: std::hash::Hash + Eq, V: Ord>(map: &mut HashMap<K, BTreeSet<V>>, key: K, value: &V) {
+    if let Some(set) = map.get_mut(&key) {
+        set.remove(value);
+        if set.is_empty() {
+            map.remove(&key);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The sweep: everything that happens by time, bounded per call.
+
+use tidegate_protocol::domain::{JobState, LeaseRef, LocalId};
+
+use super::{Context, queue::Queue};
+use crate::{
+    SweepReport, SweepRequest,
+    lifecycle::{self, jitter},
+};
+
+impl Queue {
+    pub fn sweep(&mut self, request: &SweepRequest, context: &Context) -> SweepReport {
+        let now_ms = context.now_ms;
+        if request.hold_ms > 0 {
+            self.hold_until_ms = self.hold_until_ms.max(now_ms + request.hold_ms);
+        }
+        let mut report = SweepReport::default();
+        self.expire(request.limit, context, &mut report);
+        self.promote(request.limit, context, &mut report);
+        if request.reclaim && now_ms >= self.hold_until_ms {
+            self.reclaim_by_time(request, context, &mut report);
+        }
+        let released = self.history.release_awaited(now_ms, request.limit);
+        report.more |= released == request.limit;
+        for state in [JobState::Succeeded, JobState::Cancelled, JobState::Expired] {
+            let gone = self.history.trim(state, self.policy.keep_finished, request.limit);
+            report.more |= gone.len() == request.limit as usize;
+            report.trimmed += gone.len() as u32;
+            self.forget(gone);
+        }
+        let keys = self.keys.forget_expired(now_ms, request.limit);
+        let ids = self.request_ids.forget_expired(now_ms, request.limit);
+        report.keys_forgotten = keys + ids;
+        report.more |= keys == request.limit || ids == request.limit;
+        report
+    }
+
+    /// Waiting jobs whose deadline has passed.
+    fn expire(&mut self, limit: u32, context: &Context, report: &mut SweepReport) {
+        let due = self
+            .deadlines
+            .iter()
+            .take_while(|(deadline_ms, _)| *deadline_ms <= context.now_ms);
+        let locals: Vec<LocalId> = due.take(limit as usize).map(|(_, local)| *local).collect();
+        report.expired = locals.len() as u32;
+        report.more |= report.expired == limit;
+        for local in locals {
+            self.change(local, false, context, |job| {
+                lifecycle::expired(job, context.now_ms)
+            });
+        }
+    }
+
+    fn promote(&mut self, limit: u32, context: &Context, report: &mut SweepReport) {
+        let due = self
+            .scheduled
+            .iter()
+            .take_while(|(due_ms, _)| *due_ms <= context.now_ms);
+        let locals: Vec<LocalId> = due.take(limit as usize).map(|(_, local)| *local).collect();
+        report.promoted = locals.len() as u32;
+        report.more |= report.promoted == limit;
+        for local in locals {
+            self.change(local, false, context, |job| {
+                lifecycle::promoted(job, context.now_ms)
+            });
+        }
+    }
+
+    /// Slots whose time is over: the leases among them are lost, the rest are ghosts.
+    fn reclaim_by_time(&mut self, request: &SweepRequest, context: &Context, report: &mut SweepReport) {
+        let policy = self.policy.clone();
+        let mut over: Vec<_> = self
+            .slots
+            .iter()
+            .flatten()
+            .filter(|(_, until_ms)| **until_ms <= context.now_ms)
+            .map(|(&(local, fence), &until_ms)| (until_ms, local, fence))
+            .collect();
+        over.sort_unstable();
+        over.truncate(request.limit as usize);
+        report.more |= over.len() == request.limit as usize;
+        for (_, local, fence) in over {
+            if self.holds(&LeaseRef {
+                id: self.id(local),
+                fence,
+            }) {
+                let random = jitter(request.seed, fence, local);
+                self.change(local, false, context, |job| {
+                    lifecycle::lost(job, &policy, random, context.now_ms)
+                });
+                report.reclaimed += 1;
+            } else {
+                self.free_slot((local, fence));
+                self.wake(context);
+                report.ghosts += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! From a store URL to a store.
+
+use std::{
+    fmt::Display,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    JobStore,
+    memory::MemoryStore,
+    sqlite::{SqliteOptions, SqliteStore},
+};
+
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {}
+
+/// Why a store could not be opened; each text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("unknown store {0:?}: use redis://HOST:PORT/DB, sqlite:PATH or memory:")]
+    UnknownUrl(String),
+    #[error("cannot reach the job store at {what}: {why}")]
+    Unreachable { what: String, why: String },
+    /// It answers, but must not be used as it is.
+    #[error("{0}")]
+    Unsuitable(String),
+    #[error("{} is in use by another process: stop that one, or choose another file", .0.display())]
+    Locked(PathBuf),
+    #[error("cannot read {what}: {why}; is it a Tidegate store, and not of a newer version?")]
+    Unreadable { what: String, why: String },
+    #[error("cannot use {}: {error}", path.display())]
+    Io { path: PathBuf, error: String },
+}
+
+impl OpenError {
+    pub(crate) fn unreadable(path: &Path, why: &impl Display) -> Self {
+        Self::Unreadable {
+            what: path.display().to_string(),
+            why: format!("{why:#}"),
+        }
+    }
+}
+
+/// Opens `memory:`, `sqlite:PATH` or `redis://...`.
+pub async fn open(url: &str, _options: &OpenOptions) -> Result<Arc<dyn JobStore>, OpenError> {
+    if url == "memory:" {
+        return Ok(Arc::new(MemoryStore::default()));
+    }
+    match url
+        .strip_prefix("sqlite:")
+        .map(|path| path.trim_start_matches("//"))
+    {
+        Some(path) if !path.is_empty() => Ok(Arc::new(
+            SqliteStore::open(Path::new(path), SqliteOptions::default()).await?,
+        )),
+        _ => Err(OpenError::UnknownUrl(url.to_owned())),
+    }
+}
