@@ -1,0 +1,323 @@
+//! Hands out jobs. One task owns the board of sessions and credits, makes one lease call for everything that is dirty,
+//! and sends what comes back down the streams; while the call is in flight the next dirt gathers.
+//!
+//! It is woken by credits, by the store's wakes, and by a poll each second that asks for everything hungry in one call:
+//! a lost wake costs a second, never a job.
+
+mod board;
+mod delivery;
+mod handback;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use tidegate_chassis::CancellationToken;
+use tidegate_protocol::domain::{Incarnation, QueueName, Session};
+use tidegate_store::{Grants, JobStore, LeaseRequest, StoreEvent, StoreResult};
+use tokio::{
+    sync::{broadcast, mpsc, oneshot},
+    time::{MissedTickBehavior, interval},
+};
+
+use self::board::Board;
+pub use self::handback::{HANDBACKS_MAX, Handback};
+use crate::{
+    catalog::Catalog,
+    condition::Condition,
+    lease::{Ending, Outbox},
+    metrics::Metrics,
+};
+
+/// Messages of all streams that wait for the dispatcher; a full queue slows the streams down, which slows their workers.
+const COMMANDS_QUEUED_MAX: usize = 4_096;
+/// Messages taken before the board is looked at again.
+const COMMANDS_PER_TURN: usize = 256;
+/// The fallback poll.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// A stream is granted to only while it has room for this many messages: the rest is for answers to the worker.
+const OUTBOX_ROOM_MIN: usize = 8;
+/// Polls in a row that find a stream's outbox full before it is closed: a reader that slow holds jobs for nothing.
+const POLLS_FULL_MAX: u32 = 5;
+
+/// What the dispatcher needs of a stream.
+pub struct Stream {
+    pub session: Session,
+    pub incarnation: Incarnation,
+    pub outbox: Outbox,
+    /// The newest counter of the worker's messages.
+    pub counter: Arc<AtomicU64>,
+    pub ending: Arc<Ending>,
+}
+
+/// One queue of a credits message.
+pub struct CreditOf {
+    pub queue: QueueName,
+    pub free: u32,
+    pub last_grant_seq: u64,
+}
+
+enum Command {
+    Join(Stream),
+    Credits(Session, Vec<CreditOf>),
+    Leave(Session, oneshot::Sender<Vec<QueueName>>),
+}
+
+/// A cheap handle. All of it does nothing once the dispatcher has ended, which it does only in a drain.
+#[derive(Clone)]
+pub struct Dispatch(mpsc::Sender<Command>);
+
+impl Dispatch {
+    pub async fn join(&self, stream: Stream) {
+        let _ = self.0.send(Command::Join(stream)).await;
+    }
+
+    pub async fn credits(&self, session: Session, credits: Vec<CreditOf>) {
+        let _ = self.0.send(Command::Credits(session, credits)).await;
+    }
+
+    /// No grant goes to the session any more; answers the queues it was granted from. `None` once the dispatcher has
+    /// ended.
+    pub async fn leave(&self, session: Session) -> Option<Vec<QueueName>> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Command::Leave(session, reply)).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+/// The owner; see the [module](self).
+pub struct Dispatcher {
+    store: Arc<dyn JobStore>,
+    condition: Arc<Condition>,
+    catalog: Arc<Catalog>,
+    metrics: Arc<Metrics>,
+    handback: Handback,
+    commands: mpsc::Receiver<Command>,
+    events: broadcast::Receiver<StoreEvent>,
+    board: Board,
+    streams: HashMap<Session, Seat>,
+    /// The highest store clock seen with grants of each queue, while someone wants its jobs. By queue, because queues may
+    /// live on different machines of a cluster; what concerns the store as a whole is the pulse's to see.
+    clocks: HashMap<QueueName, QueueClock>,
+}
+
+struct Seat {
+    stream: Stream,
+    polls_full: u32,
+}
+
+#[derive(Default)]
+struct QueueClock {
+    highest_ms: u64,
+    /// When it was seen to have gone back: no grants until a later pulse has passed the highest again.
+    back_at: Option<u64>,
+}
+
+/// A lease call in flight: what was asked for, and each session's counter from before it was asked.
+struct Flight {
+    requests: Vec<LeaseRequest>,
+    counters: HashMap<Session, u64>,
+    answers: BoxFuture<'static, Vec<StoreResult<Grants>>>,
+}
+
+impl Dispatcher {
+    pub fn new(
+        store: Arc<dyn JobStore>,
+        condition: Arc<Condition>,
+        catalog: Arc<Catalog>,
+        metrics: Arc<Metrics>,
+        handback: Handback,
+    ) -> (Self, Dispatch) {
+        let (handle, commands) = mpsc::channel(COMMANDS_QUEUED_MAX);
+        let events = store.subscribe();
+        let dispatcher = Self {
+            store,
+            condition,
+            catalog,
+            metrics,
+            handback,
+            commands,
+            events,
+            board: Board::default(),
+            streams: HashMap::new(),
+            clocks: HashMap::new(),
+        };
+        (dispatcher, Dispatch(handle))
+    }
+
+    /// Until `draining`; then what is in flight is finished and handed back.
+    pub async fn run(mut self, draining: CancellationToken) {
+        let mut polls = interval(POLL_INTERVAL);
+        polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut flight: Option<Flight> = None;
+        let mut inbox = Vec::with_capacity(COMMANDS_PER_TURN);
+        loop {
+            if flight.is_none() {
+                flight = self.take_off();
+            }
+            tokio::select! {
+                biased;
+                () = draining.cancelled() => break,
+                answers = landing(&mut flight) => {
+                    if let Some(landed) = flight.take() {
+                        self.land(landed.requests, &landed.counters, answers);
+                    }
+                }
+                _ = self.commands.recv_many(&mut inbox, COMMANDS_PER_TURN) => {
+                    inbox.drain(..).for_each(|command| self.obey(command));
+                }
+                event = self.events.recv() => self.note(event),
+                _ = polls.tick() => self.poll(),
+            }
+        }
+        if let Some(flight) = flight {
+            let answers = flight.answers.await;
+            self.handback
+                .now(
+                    answers
+                        .into_iter()
+                        .flatten()
+                        .flat_map(|grants| grants.grants)
+                        .collect(),
+                )
+                .await;
+        }
+    }
+
+    fn take_off(&mut self) -> Option<Flight> {
+        let (condition, catalog, clocks, streams) =
+            (&self.condition, &self.catalog, &mut self.clocks, &self.streams);
+        let may_grant = |queue: &QueueName| {
+            let (costs, ttl_ms) = match catalog.facts(queue) {
+                Some(facts) => (facts.costs_a_resource, facts.lease_ttl_ms),
+                // Not looked at yet: the careful answer.
+                None => (true, u64::MAX),
+            };
+            condition.may_grant(costs, ttl_ms)
+                && clocks.get_mut(queue).is_none_or(|clock| clock.passed(condition))
+        };
+        let takes = |session| {
+            let room = |seat: &Seat| seat.stream.outbox.capacity() >= OUTBOX_ROOM_MIN;
+            streams.get(&session).is_some_and(room)
+        };
+        let requests = self.board.plan(may_grant, takes);
+        if requests.is_empty() {
+            return None;
+        }
+        let sessions = requests
+            .iter()
+            .flat_map(|request| &request.wants)
+            .map(|want| want.session);
+        let counters = sessions
+            .filter_map(|session| {
+                Some((
+                    session,
+                    self.streams.get(&session)?.stream.counter.load(Ordering::Acquire),
+                ))
+            })
+            .collect();
+        let store = self.store.clone();
+        let asked = requests.clone();
+        let answers = Box::pin(async move { store.lease(asked).await });
+        Some(Flight {
+            requests,
+            counters,
+            answers,
+        })
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Join(stream) => {
+                self.board.join(stream.session, stream.incarnation);
+                self.streams.insert(
+                    stream.session,
+                    Seat {
+                        stream,
+                        polls_full: 0,
+                    },
+                );
+            }
+            Command::Credits(session, credits) => {
+                for credit in credits {
+                    self.board
+                        .credit(session, credit.queue, credit.free, credit.last_grant_seq);
+                }
+            }
+            Command::Leave(session, reply) => {
+                // The stream may have given up waiting; then it does not release either.
+                let _ = reply.send(self.forget(session));
+            }
+        }
+    }
+
+    fn forget(&mut self, session: Session) -> Vec<QueueName> {
+        self.streams.remove(&session);
+        if self.streams.is_empty() {
+            self.clocks.clear();
+        }
+        self.board.leave(session)
+    }
+
+    fn note(&mut self, event: Result<StoreEvent, broadcast::error::RecvError>) {
+        match event {
+            Ok(StoreEvent::Wake(queue)) => self.board.mark(&queue),
+            Ok(StoreEvent::Finished(_)) => {}
+            Ok(StoreEvent::Resync) | Err(broadcast::error::RecvError::Lagged(_)) => {
+                self.board.mark_hungry(true)
+            }
+            Err(broadcast::error::RecvError::Closed) => {
+                tracing::warn!("the job store publishes no more events: only the poll is left");
+                // A receiver that stays silent, because a closed one would be ready for ever.
+                self.events = broadcast::Sender::new(1).subscribe();
+            }
+        }
+    }
+
+    fn poll(&mut self) {
+        self.board.mark_hungry(false);
+        let mut gone = Vec::new();
+        for (session, seat) in &mut self.streams {
+            let full = seat.stream.outbox.capacity() == 0;
+            seat.polls_full = if full { seat.polls_full + 1 } else { 0 };
+            if seat.polls_full >= POLLS_FULL_MAX {
+                seat.stream.ending.slow();
+            }
+            // A stream whose task died without a word.
+            if seat.stream.ending.has_ended() {
+                gone.push(*session);
+            }
+        }
+        for session in gone {
+            self.forget(session);
+        }
+    }
+}
+
+impl QueueClock {
+    fn passed(&mut self, condition: &Condition) -> bool {
+        let passed = |at: u64| {
+            condition
+                .clock_read_after(at)
+                .is_some_and(|clock_ms| clock_ms >= self.highest_ms)
+        };
+        if self.back_at.is_some_and(passed) {
+            self.back_at = None;
+        }
+        self.back_at.is_none()
+    }
+}
+
+/// Pending for ever when nothing is in flight.
+async fn landing(flight: &mut Option<Flight>) -> Vec<StoreResult<Grants>> {
+    match flight {
+        Some(flight) => (&mut flight.answers).await,
+        None => std::future::pending().await,
+    }
+}

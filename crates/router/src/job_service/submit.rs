@@ -1,0 +1,276 @@
+//! Entering jobs.
+
+use std::collections::HashMap;
+
+use sha2::{Digest, Sha256};
+use tidegate_chassis::telemetry::{link_remote, set_remote_parent, trace::traceparent_of};
+use tidegate_protocol::{
+    convert::{self, Invalid},
+    domain::{JobId, NewJob, PayloadHash, QueueName, SubmitOutcome, Submitted},
+    limits, reason, v1,
+};
+use tidegate_store::StoreResult;
+use tonic::{Request, metadata::MetadataMap};
+use tracing::{Instrument, Span};
+use uuid::Uuid;
+
+use super::{Jobs, too_many};
+use crate::status::Refusal;
+
+/// What a job holds in memory beside its payload, roughly.
+const JOB_BYTES: usize = 512;
+/// Results of duplicates in one answer; together with the rest it must stay below the message limit. A duplicate whose
+/// result has no room is answered without: it is to be had by GetJob.
+const RESULT_BYTES_PER_ANSWER_MAX: usize = 3 * 1024 * 1024;
+
+type ItemResult = v1::submit_jobs_response::item::Result;
+
+/// W3C trace context of the call.
+struct Trace {
+    parent: String,
+    state: String,
+}
+
+impl Trace {
+    fn of(metadata: &MetadataMap) -> Self {
+        let text = |key: &str| {
+            metadata
+                .get(key)
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default()
+                .to_owned()
+        };
+        Self {
+            parent: text("traceparent"),
+            state: text("tracestate"),
+        }
+    }
+
+    /// The span of the call: what the job's own trace context names, if the producer gave none.
+    fn begin(&mut self, span: &Span) {
+        if !self.parent.is_empty() {
+            set_remote_parent(span, &self.parent, Some(&self.state));
+        }
+        if let Some((parent, state)) = traceparent_of(span) {
+            (self.parent, self.state) = (parent, state.unwrap_or_default());
+        }
+    }
+
+    fn fill(&self, job: &mut v1::NewJob) {
+        if job.traceparent.is_empty() {
+            job.traceparent.clone_from(&self.parent);
+            job.tracestate.clone_from(&self.state);
+        }
+    }
+}
+
+impl Jobs {
+    pub(super) async fn submit_one(
+        &self,
+        request: Request<v1::SubmitJobRequest>,
+    ) -> Result<v1::SubmitJobResponse, Refusal> {
+        let mut trace = Trace::of(request.metadata());
+        let missing = || Invalid::new("job", reason::INVALID_ARGUMENT, "must be set");
+        let mut wire = request.into_inner().job.ok_or_else(missing)?;
+        let span = submit_span(&wire.queue, 1);
+        trace.begin(&span);
+        if !wire.traceparent.is_empty() {
+            link_remote(&span, &wire.traceparent, Some(&wire.tracestate));
+        }
+        trace.fill(&mut wire);
+        let job = new_job(wire).map_err(|error| error.within("job"))?;
+        let queue = job.queue().clone();
+        let submitted = self.enter(vec![job]).instrument(span).await;
+        let answer = match submitted {
+            Ok(answers) => match answers.into_iter().next() {
+                Some(Ok(submitted)) => Ok(submitted),
+                Some(Err(error)) => Err(Refusal::store(&error, &queue)),
+                None => Err(Refusal::internal()),
+            },
+            Err(refusal) => Err(refusal),
+        };
+        self.count([(&queue, answer.as_ref())].into_iter());
+        Ok(v1::SubmitJobResponse {
+            job: Some(answer?.into()),
+        })
+    }
+
+    pub(super) async fn submit_many(
+        &self,
+        request: Request<v1::SubmitJobsRequest>,
+    ) -> Result<v1::SubmitJobsResponse, Refusal> {
+        let mut trace = Trace::of(request.metadata());
+        let wires = request.into_inner().jobs;
+        check_batch(&wires)?;
+        let span = submit_span(common_queue(&wires), wires.len());
+        trace.begin(&span);
+
+        let mut items: Vec<Option<ItemResult>> = Vec::with_capacity(wires.len());
+        let mut jobs = Vec::with_capacity(wires.len());
+        for (at, mut wire) in wires.into_iter().enumerate() {
+            trace.fill(&mut wire);
+            items.push(match new_job(wire) {
+                Ok(job) => {
+                    jobs.push(job);
+                    None
+                }
+                Err(error) => {
+                    let refusal = Refusal::from(error.within(&format!("jobs[{at}]")));
+                    Some(ItemResult::Error(refusal.into_item()))
+                }
+            });
+        }
+        if !jobs.is_empty() {
+            let queues: Vec<QueueName> = jobs.iter().map(|job| job.queue().clone()).collect();
+            let answers = self.enter(jobs).instrument(span).await;
+            let answers = match answers {
+                Ok(answers) => answers,
+                Err(refusal) => {
+                    self.count(queues.iter().map(|queue| (queue, Err(&refusal))));
+                    return Err(refusal);
+                }
+            };
+            self.fill_in(&mut items, &queues, answers);
+        }
+        let missing = || ItemResult::Error(Refusal::internal().into_item());
+        let items = items.into_iter().map(|item| v1::submit_jobs_response::Item {
+            result: Some(item.unwrap_or_else(missing)),
+        });
+        Ok(v1::SubmitJobsResponse {
+            items: items.collect(),
+        })
+    }
+
+    /// Puts the store's answers into the places that are still empty, in order.
+    fn fill_in(
+        &self,
+        items: &mut [Option<ItemResult>],
+        queues: &[QueueName],
+        answers: Vec<StoreResult<Submitted>>,
+    ) {
+        let mut room = RESULT_BYTES_PER_ANSWER_MAX;
+        let answers: Vec<Result<Submitted, Refusal>> = answers
+            .into_iter()
+            .zip(queues)
+            .map(|(answer, queue)| answer.map_err(|error| Refusal::store(&error, queue)))
+            .collect();
+        self.count(
+            queues
+                .iter()
+                .zip(&answers)
+                .map(|(queue, answer)| (queue, answer.as_ref())),
+        );
+        for (item, answer) in items.iter_mut().filter(|item| item.is_none()).zip(answers) {
+            *item = Some(match answer {
+                Ok(mut submitted) => {
+                    let bytes = submitted.result.as_ref().map_or(0, |result| result.len());
+                    match room.checked_sub(bytes) {
+                        Some(left) => room = left,
+                        None => submitted.result = None,
+                    }
+                    ItemResult::Job(submitted.into())
+                }
+                Err(refusal) => ItemResult::Error(refusal.into_item()),
+            });
+        }
+    }
+
+    async fn enter(&self, jobs: Vec<NewJob>) -> Result<Vec<StoreResult<Submitted>>, Refusal> {
+        self.condition.admit_submit()?;
+        let bytes = jobs.iter().map(|job| job.payload.len() + JOB_BYTES).sum();
+        self.pipes
+            .submit
+            .call(jobs, bytes)
+            .await
+            .map_err(|why| Refusal::not_tried(why, "waiting submits"))
+    }
+
+    /// One addition per queue and outcome, however many jobs.
+    fn count<'a>(&self, answers: impl Iterator<Item = (&'a QueueName, Result<&'a Submitted, &'a Refusal>)>) {
+        let mut outcomes: HashMap<(&QueueName, &'static str, Option<&'static str>), u64> = HashMap::new();
+        for (queue, answer) in answers {
+            let (outcome, reason) = match answer {
+                Ok(Submitted {
+                    outcome: SubmitOutcome::Created,
+                    ..
+                }) => ("created", None),
+                Ok(Submitted {
+                    outcome: SubmitOutcome::Duplicate,
+                    ..
+                }) => ("duplicate", None),
+                Err(refusal) if refusal.is_pushback() => ("refused", Some(refusal.reason())),
+                Err(_) => ("failed", None),
+            };
+            *outcomes.entry((queue, outcome, reason)).or_default() += 1;
+        }
+        for ((queue, outcome, reason), count) in outcomes {
+            self.metrics.submitted(queue, outcome, count);
+            if let Some(reason) = reason {
+                self.metrics.rejected(queue, reason, count);
+            }
+        }
+    }
+}
+
+fn check_batch(wires: &[v1::NewJob]) -> Result<(), Refusal> {
+    if wires.len() > limits::BATCH_ITEMS_MAX {
+        return Err(too_many("jobs", wires.len(), limits::BATCH_ITEMS_MAX));
+    }
+    let bytes: usize = wires.iter().map(|wire| wire.payload.len()).sum();
+    if bytes > limits::BATCH_BYTES_MAX {
+        let message = format!(
+            "{bytes} bytes of payload; at most {} are taken",
+            limits::BATCH_BYTES_MAX
+        );
+        return Err(Invalid::new("jobs", reason::BATCH_TOO_LARGE, message).into());
+    }
+    Ok(())
+}
+
+/// Ids sort by age. One shard a queue for now.
+fn new_job(wire: v1::NewJob) -> Result<NewJob, Invalid> {
+    convert::new_job(
+        wire,
+        |queue| JobId {
+            queue,
+            shard: 0,
+            local: Uuid::now_v7(),
+        },
+        payload_hash,
+    )
+}
+
+/// Half of SHA-256: nobody can make two payloads under one key look the same.
+fn payload_hash(payload: &[u8]) -> PayloadHash {
+    let digest = Sha256::digest(payload);
+    let mut hash = PayloadHash::default();
+    let kept = hash.len();
+    hash.copy_from_slice(&digest[..kept]);
+    hash
+}
+
+fn common_queue(wires: &[v1::NewJob]) -> &str {
+    match wires {
+        [first, rest @ ..] if rest.iter().all(|wire| wire.queue == first.queue) => &first.queue,
+        _ => "(mixed)",
+    }
+}
+
+fn submit_span(queue: &str, count: usize) -> Span {
+    // What the caller calls a queue may be anything until it is checked.
+    let queue = if queue.len() <= limits::NAME_BYTES_MAX {
+        queue
+    } else {
+        "(invalid)"
+    };
+    tracing::info_span!(
+        "submit",
+        otel.name = %format_args!("submit {queue}"),
+        otel.kind = "producer",
+        messaging.system = "tidegate",
+        messaging.operation.name = "submit",
+        messaging.operation.r#type = "send",
+        messaging.destination.name = queue,
+        messaging.batch.message_count = count,
+    )
+}

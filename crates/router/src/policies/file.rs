@@ -1,0 +1,221 @@
+//! The file's form: `[queues.NAME]` tables with the fields of a policy, durations as text.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tidegate_chassis::config::{ConfigError, Loader, duration};
+use tidegate_protocol::{
+    convert,
+    domain::{Cap, Policy, QueueName, ResourceCost, Retry, Strategy, WhenDown},
+};
+
+use super::{PoliciesError, QUEUES_MAX, QueuePolicy};
+
+/// One table. Its default, serialised, is the list of keys that exist.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Table {
+    min: u32,
+    max: u32,
+    weight: f64,
+    tier: u32,
+    costs: BTreeMap<String, u32>,
+    #[serde(with = "duration")]
+    max_wait: Duration,
+    max_depth: u64,
+    max_running: u32,
+    retry: RetryTable,
+    #[serde(with = "duration")]
+    lease_ttl: Duration,
+    #[serde(with = "duration")]
+    timeout: Duration,
+    #[serde(with = "duration")]
+    heartbeat_timeout: Duration,
+    keep_finished: u32,
+    #[serde(with = "duration")]
+    idempotency_window: Duration,
+    max_keys: u64,
+    #[serde(with = "duration")]
+    max_park: Duration,
+    payload_schema: String,
+    strategy: Strategy,
+    when_down: WhenDown,
+    /// Until a controller says otherwise.
+    cap: Option<u32>,
+    retry_cap: Option<u32>,
+    safe: Option<u32>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RetryTable {
+    max_attempts: u32,
+    #[serde(with = "duration")]
+    backoff_base: Duration,
+    #[serde(with = "duration")]
+    backoff_max: Duration,
+}
+
+impl Default for RetryTable {
+    fn default() -> Self {
+        let Retry {
+            max_attempts,
+            backoff_base_ms,
+            backoff_max_ms,
+        } = Retry::default();
+        Self {
+            max_attempts,
+            backoff_base: Duration::from_millis(backoff_base_ms),
+            backoff_max: Duration::from_millis(backoff_max_ms),
+        }
+    }
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        let policy = Policy::default();
+        Self {
+            min: policy.min,
+            max: policy.max,
+            weight: policy.weight,
+            tier: policy.tier,
+            costs: BTreeMap::new(),
+            max_wait: Duration::from_millis(policy.max_wait_ms),
+            max_depth: policy.max_depth,
+            max_running: policy.max_running,
+            retry: RetryTable::default(),
+            lease_ttl: Duration::from_millis(policy.lease_ttl_ms),
+            timeout: Duration::from_millis(policy.timeout_ms),
+            heartbeat_timeout: Duration::from_millis(policy.heartbeat_timeout_ms),
+            keep_finished: policy.keep_finished,
+            idempotency_window: Duration::from_millis(policy.idempotency_window_ms),
+            max_keys: policy.max_keys,
+            max_park: Duration::from_millis(policy.max_park_ms),
+            payload_schema: policy.payload_schema,
+            strategy: policy.strategy,
+            when_down: policy.when_down,
+            cap: None,
+            retry_cap: None,
+            safe: None,
+        }
+    }
+}
+
+impl Table {
+    fn cap(&self) -> Result<Option<Cap>, String> {
+        let Some(cap) = self.cap else {
+            let stray = [("retry_cap", self.retry_cap), ("safe", self.safe)]
+                .into_iter()
+                .find(|(_, v)| v.is_some());
+            return match stray {
+                Some((key, _)) => Err(format!("{key}: says nothing without cap")),
+                None => Ok(None),
+            };
+        };
+        let (retry_cap, safe) = (self.retry_cap.unwrap_or(cap), self.safe.unwrap_or(cap));
+        if retry_cap > cap || safe > cap {
+            return Err(format!("retry_cap and safe must not be above cap, {cap}"));
+        }
+        if cap < self.min {
+            return Err(format!("cap: {cap} is below min, {}", self.min));
+        }
+        Ok(Some(Cap { cap, retry_cap, safe }))
+    }
+
+    fn policy(self) -> Policy {
+        let cost = |(resource, units)| ResourceCost { resource, units };
+        Policy {
+            min: self.min,
+            max: self.max,
+            weight: self.weight,
+            tier: self.tier,
+            costs: self.costs.into_iter().map(cost).collect(),
+            max_wait_ms: ms(self.max_wait),
+            max_depth: self.max_depth,
+            max_running: self.max_running,
+            retry: Retry {
+                max_attempts: self.retry.max_attempts,
+                backoff_base_ms: ms(self.retry.backoff_base),
+                backoff_max_ms: ms(self.retry.backoff_max),
+            },
+            lease_ttl_ms: ms(self.lease_ttl),
+            timeout_ms: ms(self.timeout),
+            heartbeat_timeout_ms: ms(self.heartbeat_timeout),
+            keep_finished: self.keep_finished,
+            idempotency_window_ms: ms(self.idempotency_window),
+            max_keys: self.max_keys,
+            max_park_ms: ms(self.max_park),
+            payload_schema: self.payload_schema,
+            strategy: self.strategy,
+            when_down: self.when_down,
+        }
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+/// Reads and checks a file; nothing of it is taken if anything in it is wrong.
+pub fn read(path: &Path) -> Result<Vec<QueuePolicy>, PoliciesError> {
+    let text = std::fs::read_to_string(path).map_err(|source| PoliciesError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    parse(path, &text)
+}
+
+/// The same for a text; `path` is for the errors.
+pub fn parse(path: &Path, text: &str) -> Result<Vec<QueuePolicy>, PoliciesError> {
+    let invalid = |message: String| PoliciesError::Invalid {
+        path: path.to_owned(),
+        message,
+    };
+    let tree: BTreeMap<String, Value> = toml::from_str(text).map_err(|error| PoliciesError::Syntax {
+        path: path.to_owned(),
+        message: error.to_string(),
+    })?;
+    if let Some(key) = tree.keys().find(|key| *key != "queues") {
+        return Err(invalid(format!(
+            "unknown key `{key}`: policies stand in tables named [queues.NAME]"
+        )));
+    }
+    let tables = match tree.into_values().next() {
+        None => return Ok(Vec::new()),
+        Some(Value::Object(tables)) => tables,
+        Some(_) => return Err(invalid("`queues` must be tables named [queues.NAME]".to_owned())),
+    };
+    if tables.len() > QUEUES_MAX {
+        return Err(invalid(format!(
+            "{} queues; at most {QUEUES_MAX} are taken",
+            tables.len()
+        )));
+    }
+    let entry = |(name, table): (String, Value)| {
+        one(&name, table).map_err(|message| invalid(format!("queues.{name}: {message}")))
+    };
+    tables.into_iter().map(entry).collect()
+}
+
+fn one(name: &str, table: Value) -> Result<QueuePolicy, String> {
+    let queue: QueueName = name.parse().map_err(|error| format!("{error}"))?;
+    // The configuration's loader knows how to name an unknown key and the one that was probably meant.
+    let loader = Loader::from_env(std::iter::empty::<(String, String)>()).free_form(&["costs"]);
+    let loaded = loader.load::<Table>(None, table).map_err(|error| match error {
+        ConfigError::UnknownKey { key, suggestion, .. } => match suggestion {
+            Some(right) => format!("unknown key `{key}`; did you mean `{right}`?"),
+            None => format!("unknown key `{key}`"),
+        },
+        ConfigError::Invalid { key, message, .. } => format!("invalid value for `{key}`: {message}"),
+        other => other.to_string(),
+    })?;
+    let cap = loaded.value.cap()?;
+    let policy = loaded.value.policy();
+    convert::check_policy(&policy).map_err(|invalid| invalid.to_string())?;
+    Ok(QueuePolicy { queue, policy, cap })
+}
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;

@@ -1,0 +1,108 @@
+use super::*;
+
+fn policies(text: &str) -> Result<Vec<QueuePolicy>, String> {
+    parse(Path::new("policies.toml"), text).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_whole_file() {
+    let text = r#"
+        [queues.email]
+        max = 50
+        costs = { pg-main = 1, smtp = 2 }
+        retry = { max_attempts = 5, backoff_base = "250ms" }
+        lease_ttl = "3s"
+        timeout = "1m"
+        max_wait = "30s"
+        strategy = "ema_aimd"
+        when_down = "refuse"
+        cap = 12
+        retry_cap = 4
+
+        [queues."reports.daily"]
+    "#;
+    let parsed = policies(text).unwrap();
+    let [email, reports] = parsed.as_slice() else {
+        panic!("two queues: {parsed:?}")
+    };
+    assert_eq!(
+        email.cap,
+        Some(Cap {
+            cap: 12,
+            retry_cap: 4,
+            safe: 12
+        })
+    );
+    let policy = &email.policy;
+    assert_eq!(
+        (
+            policy.max,
+            policy.lease_ttl_ms,
+            policy.timeout_ms,
+            policy.max_wait_ms
+        ),
+        (50, 3_000, 60_000, 30_000)
+    );
+    assert_eq!(
+        policy.retry,
+        Retry {
+            max_attempts: 5,
+            backoff_base_ms: 250,
+            backoff_max_ms: 3_600_000
+        }
+    );
+    assert_eq!(policy.costs.len(), 2);
+    assert_eq!(
+        (policy.strategy, policy.when_down),
+        (Strategy::EmaAimd, WhenDown::Refuse)
+    );
+    assert_eq!((&reports.policy, reports.cap), (&Policy::default(), None));
+}
+
+#[test]
+fn mistakes_are_named_with_their_place() {
+    for (text, expected) in [
+        (
+            "[queues.email]\nlease_tl = \"3s\"",
+            "policies.toml: queues.email: unknown key `lease_tl`; did you mean `lease_ttl`?",
+        ),
+        (
+            "[queues.email.retry]\nmax_atempts = 3",
+            "did you mean `retry.max_attempts`?",
+        ),
+        ("[queue.email]", "unknown key `queue`"),
+        ("[queues.\"E mail\"]", "invalid name \"E mail\""),
+        (
+            "[queues.email]\nlease_ttl = 3",
+            "invalid value for `lease_ttl`: invalid type",
+        ),
+        (
+            "[queues.email]\nlease_ttl = \"3\"",
+            "is not a duration such as \"5s\"",
+        ),
+        (
+            "[queues.email]\nlease_ttl = \"500ms\"",
+            "lease_ttl: 500 ms is outside",
+        ),
+        ("[queues.email]\nmin = 9\nmax = 3", "min: 9 is above max, 3"),
+        (
+            "[queues.email]\nstrategy = \"magic\"",
+            "invalid value for `strategy`",
+        ),
+        ("[queues.email]\ncosts = { pg-main = 0 }", "must be at least 1"),
+        (
+            "[queues.email]\ncap = 3\nretry_cap = 4",
+            "must not be above cap, 3",
+        ),
+        (
+            "[queues.email]\nretry_cap = 4",
+            "retry_cap: says nothing without cap",
+        ),
+        ("[queues.email]\nmin = 5\ncap = 3", "cap: 3 is below min, 5"),
+        ("[queues.email\n", "policies.toml is not valid TOML"),
+    ] {
+        let error = policies(text).expect_err(text);
+        assert!(error.contains(expected), "{text:?}: {error}");
+    }
+    assert_eq!(policies("").unwrap(), []);
+}
