@@ -1,0 +1,74 @@
+//! Opening a lease stream.
+
+use std::time::Duration;
+
+use tidegate_protocol::{
+    limits::MESSAGE_BYTES_MAX,
+    v1::{self, lease_request::Message, lease_service_client::LeaseServiceClient},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Streaming, transport::Endpoint};
+
+/// For the connection and the stream's first answer; a router that takes longer is left for the next.
+const OPEN_MAX: Duration = Duration::from_secs(3);
+/// Messages that may wait for the network. What does not fit stays where it can still be merged.
+const OUTBOX: usize = 16;
+
+/// An open stream. Dropping it closes it on our side: nothing of it is heard any more.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) up: mpsc::Sender<v1::LeaseRequest>,
+    pub(crate) down: Streaming<v1::LeaseResponse>,
+}
+
+#[derive(Debug)]
+pub(crate) struct OpenError {
+    pub(crate) message: String,
+    /// Whether a router may have seen the hello.
+    pub(crate) hello_sent: bool,
+}
+
+/// A connection of its own for every stream: whatever was wrong with the last one is gone with it.
+pub(crate) async fn open(endpoint: Endpoint, hello: v1::Hello) -> Result<Opened, OpenError> {
+    let failed = |hello_sent, message: String| OpenError { message, hello_sent };
+    let channel = match tokio::time::timeout(OPEN_MAX, endpoint.connect()).await {
+        Ok(Ok(channel)) => channel,
+        Ok(Err(error)) => return Err(failed(false, with_causes(&error))),
+        Err(_) => return Err(failed(false, "no connection in time".to_owned())),
+    };
+    let (up, outbox) = mpsc::channel(OUTBOX);
+    let hello = v1::LeaseRequest {
+        message: Some(Message::Hello(hello)),
+    };
+    // It is the first in a new channel: there is room.
+    up.try_send(hello)
+        .map_err(|error| failed(false, error.to_string()))?;
+    let mut client = LeaseServiceClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    match tokio::time::timeout(OPEN_MAX, client.lease(ReceiverStream::new(outbox))).await {
+        Ok(Ok(response)) => Ok(Opened {
+            up,
+            down: response.into_inner(),
+        }),
+        Ok(Err(status)) => Err(failed(true, with_causes(&status))),
+        Err(_) => Err(failed(true, "no answer in time".to_owned())),
+    }
+}
+
+/// "transport error" alone helps nobody.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    // Chains are short; the bound is for errors that quote themselves.
+    for _ in 0..8 {
+        let Some(error) = cause else { break };
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

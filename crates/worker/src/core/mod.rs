@@ -1,0 +1,285 @@
+//! Everything the worker knows, and what it says and does about it: a state machine without I/O.
+//!
+//! [`crate::link`] feeds it what arrives and the time, sends what [`Core::outgoing`] gives, and starts the attempts that
+//! [`Core::received`] gives. So every rule of the protocol can be tested without a network or a clock.
+
+mod received;
+mod time;
+
+use std::collections::HashMap;
+
+use tidegate_protocol::{
+    domain::{LeaseRef, QueueName},
+    v1::{self, lease_request::Message as Up},
+};
+use uuid::Uuid;
+
+use crate::{
+    Verdict,
+    leases::Leases,
+    permits::{Permits, Usage},
+    settles::Settles,
+    stop::{Cause, Stop},
+};
+
+/// A timeout is mandatory: this one, where a router grants a job without.
+const TIMEOUT_DEFAULT_MS: u64 = 300_000;
+/// How long a handler has between its cancel and being dropped; a tenth of the ttl where that is less, so that a fenced
+/// one is gone before the store gives its job away.
+const GRACE_MAX_MS: u64 = 1_000;
+/// A handler that is still there this long after it was dropped holds a thread.
+const OVERDUE_AFTER_MS: u64 = 500;
+/// After a drain's time is up: for handlers to be dropped and their settlements to be answered.
+const DRAIN_EXTRA_MS: u64 = 4_000;
+/// Closed sessions to name in a hello. Reconnects are a second apart on average, so what falls off has long expired.
+const CLOSED_SESSIONS_MAX: usize = 64;
+
+/// What never changes while the process lives.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) slots: u32,
+    pub(crate) queues: Vec<QueueName>,
+    pub(crate) incarnation: Uuid,
+    pub(crate) labels: HashMap<String, String>,
+}
+
+/// An attempt to start.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) lease: LeaseRef,
+    pub(crate) grant: v1::Grant,
+    /// It will be stopped after this long.
+    pub(crate) time_ms: u64,
+    pub(crate) stop: Stop,
+}
+
+/// An attempt that has ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) lease: LeaseRef,
+    /// `None`: it was dropped, or never started.
+    pub(crate) verdict: Option<Verdict>,
+    pub(crate) run_ms: u64,
+}
+
+/// What the link has to do about a message.
+#[derive(Debug)]
+pub(crate) enum Received {
+    Nothing,
+    Welcome { router: String },
+    Starts(Vec<Start>),
+    GoAway { reason: String },
+}
+
+#[derive(Debug)]
+struct Running {
+    queue: QueueName,
+    stop: Stop,
+    grace_ms: u64,
+    /// By timeout or deadline, and which.
+    stop_at_ms: u64,
+    stop_why: Cause,
+    /// Set when it was told to stop.
+    cause: Option<Cause>,
+    overdue_at_ms: u64,
+}
+
+#[derive(Debug)]
+struct Stream {
+    session: String,
+    /// How many of the closed sessions its hello named.
+    replaced: usize,
+    welcomed: bool,
+    grant_seq: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Drain {
+    until_ms: u64,
+    stopped: bool,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Core {
+    settings: Settings,
+    leases: Leases,
+    permits: Permits,
+    settles: Settles,
+    jobs: HashMap<LeaseRef, Running>,
+    stream: Option<Stream>,
+    closed_sessions: Vec<String>,
+    /// No attempt times out or becomes overdue before this; may be too early, never too late.
+    scan_at_ms: u64,
+    rotate_at_ms: u64,
+    drain: Option<Drain>,
+}
+
+impl Core {
+    pub(crate) fn new(settings: Settings) -> Self {
+        let permits = Permits::new(settings.slots, settings.queues.iter().cloned());
+        Self {
+            settings,
+            leases: Leases::default(),
+            permits,
+            settles: Settles::default(),
+            jobs: HashMap::new(),
+            stream: None,
+            closed_sessions: Vec::new(),
+            scan_at_ms: u64::MAX,
+            rotate_at_ms: 0,
+            drain: None,
+        }
+    }
+
+    /// A new stream is to be opened: the hello that comes first on it.
+    pub(crate) fn open(&mut self, session: Uuid) -> v1::Hello {
+        let session = session.to_string();
+        let stream = Stream {
+            session: session.clone(),
+            replaced: self.closed_sessions.len(),
+            welcomed: false,
+            grant_seq: 0,
+        };
+        self.stream = Some(stream);
+        v1::Hello {
+            session,
+            incarnation: self.settings.incarnation.to_string(),
+            replaces: self.closed_sessions.clone(),
+            reclaim: wire(self.leases.all()),
+            queues: self.settings.queues.iter().map(ToString::to_string).collect(),
+            labels: self.settings.labels.clone(),
+            slots: self.settings.slots,
+        }
+    }
+
+    /// The stream is closed on our side: nothing of it will be heard any more.
+    pub(crate) fn closed(&mut self, hello_sent: bool) {
+        let Some(stream) = self.stream.take() else { return };
+        if hello_sent {
+            self.closed_sessions.push(stream.session);
+        }
+        if self.closed_sessions.len() > CLOSED_SESSIONS_MAX {
+            self.closed_sessions.remove(0);
+        }
+        self.leases.new_stream();
+        self.settles.new_stream();
+        self.permits.new_stream();
+    }
+
+    /// The next message to send, if there is one; call until there is none.
+    pub(crate) fn outgoing(&mut self, now_ms: u64) -> Option<v1::LeaseRequest> {
+        let stream = self.stream.as_ref().filter(|stream| stream.welcomed)?;
+        let last_grant_seq = stream.grant_seq;
+        // Renewals first: they are what runs out.
+        if self.leases.renew_at_ms().is_some_and(|at_ms| now_ms >= at_ms) {
+            let renewal = self.leases.renew(now_ms);
+            return Some(up(Up::Renew(v1::Renew {
+                counter: renewal.counter,
+                leases: wire(renewal.leases),
+            })));
+        }
+        if let Some(settle) = self.settles.next(now_ms) {
+            return Some(up(Up::Settle(settle)));
+        }
+        let offers = self.permits.offers(self.held_back());
+        if offers.is_empty() {
+            return None;
+        }
+        let credit = |(queue, free): (QueueName, u32)| v1::Credit {
+            queue: queue.to_string(),
+            free,
+            last_grant_seq,
+        };
+        let credits = offers.into_iter().map(credit).collect();
+        Some(up(Up::Credits(v1::Credits {
+            counter: self.leases.count(now_ms),
+            credits,
+        })))
+    }
+
+    /// Whether [`Self::outgoing`] would give something.
+    pub(crate) fn has_outgoing(&self, now_ms: u64) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.welcomed)
+            && (self.settles.has_next()
+                || self.leases.renew_at_ms().is_some_and(|at_ms| now_ms >= at_ms)
+                || self.permits.has_offers(self.held_back()))
+    }
+
+    /// Outcomes that pile up because the store does not answer hold back slots: so there are never more than twice as
+    /// many leases as slots.
+    fn held_back(&self) -> u32 {
+        let outcomes = u32::try_from(self.settles.len()).unwrap_or(u32::MAX);
+        outcomes.saturating_sub(self.settings.slots)
+    }
+
+    /// When [`Self::tick`] or [`Self::outgoing`] will have something to do.
+    pub(crate) fn wake_at_ms(&self) -> u64 {
+        let rotate = self.permits.wants_ticks().then_some(self.rotate_at_ms);
+        let welcomed = self.stream.as_ref().is_some_and(|stream| stream.welcomed);
+        let renew = self.leases.renew_at_ms().filter(|_| welcomed);
+        let drain = self.drain.map(|drain| match drain.stopped {
+            false => drain.until_ms,
+            true => drain.until_ms + DRAIN_EXTRA_MS,
+        });
+        [
+            Some(self.leases.fence_at_ms()),
+            Some(self.scan_at_ms),
+            self.settles.wake_at_ms(),
+            self.leases.give_up_at_ms(),
+            renew,
+            rotate,
+            drain,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(u64::MAX)
+    }
+
+    /// A renewal has no answer for so long that the stream must be given up.
+    pub(crate) fn router_is_silent(&self, now_ms: u64) -> bool {
+        self.leases.give_up_at_ms().is_some_and(|at_ms| now_ms >= at_ms)
+    }
+
+    /// Handlers that still run. While there are any, the worker must not say bye: that would free their slots.
+    pub(crate) fn running(&self) -> usize {
+        self.jobs.len()
+    }
+
+    pub(crate) fn unsettled(&self) -> usize {
+        self.settles.len()
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        self.leases.len()
+    }
+
+    pub(crate) fn usage(&self) -> impl Iterator<Item = Usage> {
+        self.permits.usage()
+    }
+}
+
+fn up(message: Up) -> v1::LeaseRequest {
+    v1::LeaseRequest {
+        message: Some(message),
+    }
+}
+
+fn wire(leases: Vec<LeaseRef>) -> Vec<v1::LeaseRef> {
+    leases.into_iter().map(v1::LeaseRef::from).collect()
+}
+
+fn lease_ref(wire: &v1::LeaseRef) -> Option<LeaseRef> {
+    domain(&wire.job_id, wire.fence)
+}
+
+fn domain(job_id: &str, fence: u64) -> Option<LeaseRef> {
+    Some(LeaseRef {
+        id: job_id.parse().ok()?,
+        fence,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,146 @@
+//! What time asks for, and how attempts are stopped and end.
+
+use std::time::Duration;
+
+use tidegate_protocol::{
+    domain::{LeaseRef, Settlement},
+    v1,
+};
+
+use super::{Core, DRAIN_EXTRA_MS, Drain, Ended, OVERDUE_AFTER_MS, Running, lease_ref};
+use crate::{OVERDUE_MAX, Verdict, WorkerError, permits::TICK_MS, stop::Cause};
+
+impl Core {
+    pub(super) fn stop_all(&mut self, now_ms: u64, leases: &[v1::LeaseRef], cause: Cause) {
+        for lease in leases.iter().filter_map(lease_ref) {
+            self.stop(now_ms, &lease, cause);
+        }
+    }
+
+    /// Tells an attempt to stop. One that was told already keeps its cause, unless its lease is not ours any more.
+    pub(super) fn stop(&mut self, now_ms: u64, lease: &LeaseRef, cause: Cause) {
+        let Some(job) = self.jobs.get_mut(lease) else {
+            return;
+        };
+        let not_ours = matches!(cause, Cause::Lost | Cause::Cancelled | Cause::SelfFenced);
+        if not_ours {
+            self.leases.stop(lease);
+        }
+        match job.cause {
+            None => {
+                tracing::info!(job_id = %lease.id, fence = lease.fence, ?cause, "stopping a job");
+                job.cause = Some(cause);
+                job.overdue_at_ms = now_ms + job.grace_ms + OVERDUE_AFTER_MS;
+                self.scan_at_ms = self.scan_at_ms.min(job.overdue_at_ms);
+                job.stop.tell(Duration::from_millis(job.grace_ms));
+            }
+            Some(Cause::Lost | Cause::Cancelled | Cause::SelfFenced) => {}
+            Some(_) if not_ours => job.cause = Some(cause),
+            Some(_) => {}
+        }
+    }
+
+    /// An attempt has ended: its permit is free, its outcome on the way.
+    pub(crate) fn ended(&mut self, ended: Ended) {
+        let Some(job) = self.jobs.remove(&ended.lease) else {
+            return;
+        };
+        self.permits.give_back(&job.queue);
+        self.leases.settle(&ended.lease);
+        let verdict = match (job.cause, ended.verdict) {
+            (Some(cause), own) => cause.verdict(own),
+            (None, Some(own)) => own,
+            // Nobody stopped it and it says nothing: its task was torn down with the handlers' runtime.
+            (None, None) => Cause::Draining.verdict(None),
+        };
+        let Verdict { outcome, class } = verdict;
+        self.settles.push(Settlement {
+            lease: ended.lease,
+            outcome,
+            class,
+            run_ms: ended.run_ms,
+        });
+    }
+
+    /// Does what time asks for.
+    ///
+    /// # Errors
+    /// Too many handlers went on after they were told to stop.
+    pub(crate) fn tick(&mut self, now_ms: u64) -> Result<(), WorkerError> {
+        self.settles.tick(now_ms);
+        for lease in self.leases.self_fence(now_ms) {
+            self.stop(now_ms, &lease, Cause::SelfFenced);
+        }
+        if now_ms >= self.rotate_at_ms && self.permits.wants_ticks() {
+            self.permits.tick();
+            self.rotate_at_ms = now_ms + TICK_MS;
+        }
+        if let Some(drain) = self
+            .drain
+            .as_mut()
+            .filter(|drain| !drain.stopped && now_ms >= drain.until_ms)
+        {
+            drain.stopped = true;
+            let running: Vec<LeaseRef> = self.jobs.keys().cloned().collect();
+            running
+                .iter()
+                .for_each(|lease| self.stop(now_ms, lease, Cause::Draining));
+        }
+        self.scan(now_ms)
+    }
+
+    fn scan(&mut self, now_ms: u64) -> Result<(), WorkerError> {
+        if now_ms < self.scan_at_ms {
+            return Ok(());
+        }
+        self.scan_at_ms = u64::MAX;
+        let late = |job: &Running| job.cause.is_none() && now_ms >= job.stop_at_ms;
+        let late: Vec<(LeaseRef, Cause)> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| late(job))
+            .map(|(lease, job)| (lease.clone(), job.stop_why))
+            .collect();
+        for (lease, why) in late {
+            self.stop(now_ms, &lease, why);
+        }
+        let mut overdue = 0;
+        for (lease, job) in &self.jobs {
+            if job.cause.is_none() {
+                self.scan_at_ms = self.scan_at_ms.min(job.stop_at_ms);
+            } else if now_ms < job.overdue_at_ms {
+                self.scan_at_ms = self.scan_at_ms.min(job.overdue_at_ms);
+            } else {
+                overdue += 1;
+                tracing::warn!(job_id = %lease.id, cause = ?job.cause, "handler overdue: it goes on after its cancel");
+            }
+        }
+        if overdue > OVERDUE_MAX {
+            Err(WorkerError::TooManyOverdue(overdue))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Takes nothing more; stops what still runs when `time_ms` are over.
+    pub(crate) fn drain(&mut self, now_ms: u64, time_ms: u64) {
+        if self.drain.is_none() {
+            self.drain = Some(Drain {
+                until_ms: now_ms.saturating_add(time_ms),
+                stopped: false,
+            });
+            self.permits.close();
+        }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.is_some()
+    }
+
+    /// Whether the drain is over: all ended and answered for, or out of time.
+    pub(crate) fn is_drained(&self, now_ms: u64) -> bool {
+        let Some(drain) = self.drain else { return false };
+        let done = self.jobs.is_empty() && self.settles.is_empty();
+        done || now_ms >= drain.until_ms.saturating_add(DRAIN_EXTRA_MS)
+    }
+}

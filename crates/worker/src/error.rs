@@ -1,0 +1,30 @@
+//! Why a worker does not start, or stops.
+
+use tidegate_client::ClientError;
+use tidegate_protocol::limits::QUEUES_PER_WORKER_MAX;
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkerError {
+    #[error("{0}")]
+    InvalidQueue(#[from] tidegate_protocol::domain::InvalidQueueName),
+    #[error("queue {0:?} has two handlers: register each queue once")]
+    DuplicateQueue(String),
+    #[error("no queue: register at least one handler")]
+    NoQueue,
+    #[error("{0} queues: one worker serves at most {QUEUES_PER_WORKER_MAX}")]
+    TooManyQueues(usize),
+    #[error("no router: give the address of at least one")]
+    NoRouter,
+    #[error(transparent)]
+    InvalidRouter(#[from] ClientError),
+    #[error("{0} slots: a worker has 1 to {max}", max = crate::SLOTS_MAX)]
+    InvalidSlots(u32),
+    /// Handlers that went on after they were told to stop. The process should exit: nothing else ends them.
+    #[error("{0} handlers outlived their cancel or timeout: a worker with more than {max} of those exits", max = crate::OVERDUE_MAX)]
+    TooManyOverdue(usize),
+    #[error("the thread that keeps the leases could not be started")]
+    Thread(#[source] std::io::Error),
+    #[error("the thread that keeps the leases ended: {0}")]
+    LinkDied(&'static str),
+}
