@@ -1,0 +1,105 @@
+//! The command line: nouns and verbs, each with an example.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tidegate_client::{Client, ClientError};
+use tidegate_router::RouterArgs;
+use tidegate_worker::WorkerArgs;
+
+use crate::{dev::DevArgs, job::JobCommand, queue::QueueCommand, submit::SubmitArgs};
+
+/// Background jobs whose concurrency is found at run time.
+///
+/// Example: tidegate dev
+#[derive(Parser)]
+#[command(
+    name = "tidegate",
+    version,
+    verbatim_doc_comment,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command that talks to routers takes.
+#[derive(clap::Args)]
+pub struct Common {
+    /// A router; repeat for several
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "TIDEGATE_ENDPOINT",
+        value_delimiter = ','
+    )]
+    pub endpoint: Vec<String>,
+    /// How to print
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum Format {
+    Table,
+    Json,
+}
+
+impl Common {
+    pub fn client(&self) -> Result<Client, ClientError> {
+        const LOCAL: &str = "http://127.0.0.1:7600";
+        if self.endpoint.is_empty() {
+            Client::connect([LOCAL])
+        } else {
+            Client::connect(self.endpoint.iter().cloned())
+        }
+    }
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run router, worker and an echo app in one process, on SQLite
+    ///
+    /// Example: tidegate dev --app http://127.0.0.1:9000/ --queue email
+    #[command(verbatim_doc_comment)]
+    Dev(DevArgs),
+    /// Run a router
+    ///
+    /// Example: tidegate router --store redis://127.0.0.1:6379/0
+    #[command(verbatim_doc_comment)]
+    Router(RouterArgs),
+    /// Run a worker that delivers jobs to an HTTP app
+    ///
+    /// Example: tidegate worker --router http://127.0.0.1:7600 --app http://127.0.0.1:9000/ --queue email
+    #[command(verbatim_doc_comment)]
+    Worker(WorkerArgs),
+    /// Enter a job
+    ///
+    /// Example: tidegate submit email '{"to":"ada@example.org"}' --key inv-17 --wait
+    #[command(verbatim_doc_comment)]
+    Submit(SubmitArgs),
+    /// Look at jobs and steer them
+    ///
+    /// Example: tidegate job list --queue email --state dead
+    #[command(subcommand, verbatim_doc_comment)]
+    Job(JobCommand),
+    /// Look at queues and pause them
+    ///
+    /// Example: tidegate queue get email
+    #[command(subcommand, verbatim_doc_comment)]
+    Queue(QueueCommand),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

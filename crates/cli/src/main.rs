@@ -1,0 +1,41 @@
+//! The command `tidegate`: drives everything.
+
+mod args;
+mod dev;
+mod echo;
+mod exit;
+mod job;
+mod output;
+mod queue;
+mod roles;
+mod submit;
+mod time;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tidegate_chassis::tls_provider();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Dev(args) => dev::run(args).await,
+            Command::Router(args) => roles::router(&args).await,
+            Command::Worker(args) => roles::worker(&args).await,
+            Command::Submit(args) => submit::run(&cli.common, args).await,
+            Command::Job(command) => job::run(&cli.common, command).await,
+            Command::Queue(command) => queue::run(&cli.common, command).await,
+        }
+    });
+    exit::report(result)
+}
