@@ -1,0 +1,72 @@
+//! One test's world: a scratch directory and the processes that must not outlive it.
+
+use crate::process::Process;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use tempfile::TempDir;
+
+/// Ends every process that was started in it, then removes its directory. Create it first, so that it is dropped last.
+pub struct Sandbox {
+    dir: TempDir,
+    started: Mutex<Vec<Process>>,
+}
+
+impl Sandbox {
+    #[allow(
+        clippy::new_without_default,
+        reason = "creates a directory: that should be visible at the call"
+    )]
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("tidegate-test-").tempdir();
+        Self {
+            dir: dir.expect("create a scratch directory"),
+            started: Mutex::default(),
+        }
+    }
+
+    /// Where its processes run, and where a test may keep its files.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Writes a file, for example a policy or a config, and gives its path.
+    pub fn write(&self, name: &str, content: &str) -> String {
+        let path = self.path().join(name);
+        std::fs::write(&path, content).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+        path.into_os_string()
+            .into_string()
+            .expect("scratch paths are UTF-8")
+    }
+
+    /// A number that no process of this sandbox has yet: names its log files.
+    pub(crate) fn adopt(&self, start: impl FnOnce(usize) -> Process) -> Process {
+        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        let process = start(started.len());
+        started.push(process.clone());
+        process
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        let started = self.started.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // Newest first: a worker should not have to watch its router go.
+        for process in started.iter().rev() {
+            if std::thread::panicking() {
+                eprintln!("{}", process.tail());
+            }
+            process.end();
+        }
+    }
+}
+
+/// A port that was free a moment ago. Another process may take it first: prefer port 0 where the program reports what
+/// it got, and retry where it does not.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind a loopback port");
+    listener
+        .local_addr()
+        .expect("a bound listener has an address")
+        .port()
+}

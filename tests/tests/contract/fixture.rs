@@ -1,0 +1,262 @@
+//! The stores under test, on one clock that the test moves.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tidegate_protocol::domain::{
+    Cap, Incarnation, Job, JobId, LeaseRef, NewJob, Outcome, Policy, QueueName, ResourceCost, Session,
+    SettleResult, Settlement, Version,
+};
+use tidegate_store::{
+    CapAnswer, CapOrder, Grants, JobStore, LeaseRequest, ManualClock, QueueRecord, QueueStats, ReleaseCause,
+    SessionRelease, SettleItem, SweepReport, SweepRequest, Want, memory::MemoryStore, sqlite,
+};
+use tidegate_tests::Sandbox;
+use uuid::Uuid;
+
+/// Some time after the epoch: fences are made of it.
+pub const START_MS: u64 = 1_700_000_000_000;
+
+/// One store, its clock, and the folder it may live in.
+pub struct Fixture {
+    pub store: Arc<dyn JobStore>,
+    pub clock: Arc<ManualClock>,
+    sandbox: Option<Sandbox>,
+}
+
+pub fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::new(START_MS))
+}
+
+impl Fixture {
+    pub fn memory(clock: Arc<ManualClock>) -> Self {
+        Self {
+            store: Arc::new(MemoryStore::with_clock(clock.clone())),
+            clock,
+            sandbox: None,
+        }
+    }
+
+    pub async fn sqlite(clock: Arc<ManualClock>) -> Self {
+        let sandbox = Sandbox::new();
+        let options = sqlite::SqliteOptions {
+            clock: Some(clock.clone()),
+        };
+        let store = sqlite::SqliteStore::open(&sandbox.path().join("jobs.db"), options)
+            .await
+            .unwrap();
+        Self {
+            store: Arc::new(store),
+            clock,
+            sandbox: Some(sandbox),
+        }
+    }
+
+    /// Closes the embedded store and opens its file again; nothing to do for the others.
+    pub async fn reopen(&mut self) {
+        if let Some(sandbox) = &self.sandbox {
+            self.store.close().await;
+            let options = sqlite::SqliteOptions {
+                clock: Some(self.clock.clone()),
+            };
+            let store = sqlite::SqliteStore::open(&sandbox.path().join("jobs.db"), options)
+                .await
+                .unwrap();
+            self.store = Arc::new(store);
+        }
+    }
+
+    pub async fn submit(
+        &self,
+        job: NewJob,
+    ) -> tidegate_store::StoreResult<tidegate_protocol::domain::Submitted> {
+        self.store.submit(vec![job]).await.remove(0)
+    }
+
+    /// Submits `n` plain jobs.
+    pub async fn fill(&self, name: &str, n: usize) -> Vec<JobId> {
+        let jobs: Vec<_> = (0..n).map(|i| job(name, &format!("payload {i}"))).collect();
+        self.store
+            .submit(jobs)
+            .await
+            .into_iter()
+            .map(|answer| answer.unwrap().id)
+            .collect()
+    }
+
+    pub async fn lease(&self, name: &str, worker: &Worker, max: u32) -> Grants {
+        let want = Want {
+            session: worker.session,
+            incarnation: worker.incarnation,
+            max,
+        };
+        let request = LeaseRequest {
+            queue: queue(name),
+            wants: vec![want],
+        };
+        self.store.lease(vec![request]).await.remove(0).unwrap()
+    }
+
+    pub async fn settle(&self, lease: &LeaseRef, outcome: Outcome) -> SettleResult {
+        let settlement = Settlement {
+            lease: lease.clone(),
+            outcome,
+            class: None,
+            run_ms: 1,
+        };
+        self.store
+            .settle(vec![SettleItem {
+                settlement,
+                random: 0.5,
+            }])
+            .await
+            .remove(0)
+            .unwrap()
+    }
+
+    pub async fn release(&self, name: &str, worker: &Worker, cause: ReleaseCause) -> u64 {
+        let release = SessionRelease {
+            queue: queue(name),
+            session: worker.session,
+            cause,
+            seed: 7,
+        };
+        self.store.release_session(vec![release]).await.remove(0).unwrap()
+    }
+
+    pub async fn sweep(&self, name: &str) -> SweepReport {
+        let request = SweepRequest {
+            queue: queue(name),
+            reclaim: true,
+            hold_ms: 0,
+            limit: 1_000,
+            seed: 7,
+        };
+        self.store.sweep(vec![request]).await.remove(0).unwrap()
+    }
+
+    pub async fn stats(&self, name: &str) -> QueueStats {
+        self.store
+            .stats(vec![queue(name)])
+            .await
+            .remove(0)
+            .unwrap()
+            .expect("the queue exists")
+    }
+
+    pub async fn get(&self, id: &JobId) -> Job {
+        self.store
+            .get(vec![id.clone()])
+            .await
+            .remove(0)
+            .unwrap()
+            .expect("the job is kept")
+    }
+
+    pub async fn put(&self, name: &str, policy: Policy) {
+        let record = QueueRecord {
+            queue: queue(name),
+            policy,
+            version: Version::default(),
+        };
+        assert!(self.store.put_queue(vec![record]).await.remove(0).unwrap());
+    }
+
+    pub async fn cap(&self, name: &str, cap: u32, version: (u64, u64), ttl_ms: u64) -> CapAnswer {
+        let cap = Cap {
+            cap,
+            retry_cap: cap,
+            safe: 1,
+        };
+        let version = Version {
+            epoch: version.0,
+            generation: version.1,
+        };
+        let order = CapOrder {
+            queue: queue(name),
+            cap: Some(cap),
+            version,
+            ttl_ms,
+        };
+        self.store.set_caps(vec![order]).await.remove(0).unwrap()
+    }
+}
+
+/// A worker process on one stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Worker {
+    pub session: Session,
+    pub incarnation: Incarnation,
+}
+
+impl Worker {
+    pub fn new(n: u128) -> Self {
+        Self {
+            session: Session(Uuid::from_u128(n)),
+            incarnation: Incarnation(Uuid::from_u128(n << 64)),
+        }
+    }
+
+    /// The same process on a new stream.
+    pub fn reconnected(self, n: u128) -> Self {
+        Self {
+            session: Session(Uuid::from_u128(n)),
+            ..self
+        }
+    }
+}
+
+pub fn queue(name: &str) -> QueueName {
+    name.parse().unwrap()
+}
+
+pub fn job(name: &str, payload: &str) -> NewJob {
+    let id = JobId {
+        queue: queue(name),
+        shard: 0,
+        local: Uuid::now_v7(),
+    };
+    let mut job = NewJob::new(id, Bytes::copy_from_slice(payload.as_bytes()));
+    job.payload_hash = hash(payload);
+    job
+}
+
+/// Not a real hash: tells the payloads of these tests apart.
+pub fn hash(payload: &str) -> [u8; 16] {
+    let mut hash = [0; 16];
+    for (i, byte) in payload.bytes().enumerate() {
+        hash[i % 16] ^= byte.rotate_left(i as u32 / 16);
+    }
+    hash
+}
+
+/// A policy under which slots of lost workers stay counted.
+pub fn costly() -> Policy {
+    Policy {
+        costs: vec![ResourceCost {
+            resource: "pg-main".into(),
+            units: 1,
+        }],
+        ..Policy::default()
+    }
+}
+
+pub fn lease_of(job: &Job) -> LeaseRef {
+    LeaseRef {
+        id: job.id.clone(),
+        fence: job.fence,
+    }
+}
+
+pub fn ok() -> Outcome {
+    Outcome::Succeeded {
+        result: Bytes::from_static(b"done"),
+    }
+}
+
+pub fn retry() -> Outcome {
+    Outcome::Retry {
+        error: "no luck".into(),
+        after_ms: 0,
+    }
+}

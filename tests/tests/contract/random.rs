@@ -1,0 +1,455 @@
+//! Random operation sequences against every store at once: each answer and the final state must be equal, and no
+//! interleaving may ever exceed a cap.
+//!
+//! `TIDEGATE_TEST_SEED=n` replays one sequence, `TIDEGATE_TEST_SEQUENCES=n` runs more of them.
+
+use std::{collections::BTreeMap, fmt::Debug};
+
+use bytes::Bytes;
+use fastrand::Rng;
+use tidegate_protocol::domain::{
+    Cap, CapRecord, JobId, JobState, LeaseRef, NewJob, Outcome, Policy, QueueName, ResourceCost, Retry,
+    Session, Settlement, Version,
+};
+use tidegate_store::{
+    Action, CapOrder, LeaseRequest, ListRequest, QueueRecord, Reclaim, ReleaseCause, SessionRelease,
+    SettleItem, SweepRequest, Want,
+};
+use uuid::Uuid;
+
+use crate::fixture::{Fixture, Worker, clock, hash, lease_of, queue};
+
+const STEPS: usize = 120;
+const SEQUENCES: u64 = 40;
+const QUEUES: [&str; 2] = ["free", "costly"];
+
+/// What a sequence has learned so far, from answers that were equal in all stores.
+struct World {
+    rng: Rng,
+    stores: Vec<(&'static str, Fixture)>,
+    ids: Vec<JobId>,
+    leases: Vec<LeaseRef>,
+    workers: Vec<Worker>,
+    next_id: u128,
+    trace: Vec<String>,
+}
+
+/// Runs one operation on every store and demands equal answers.
+macro_rules! same {
+    ($world:expr, $what:expr, |$store:ident| $call:expr) => {{
+        let what: String = $what;
+        $world.trace.push(what);
+        let mut first = None;
+        for (name, fixture) in &$world.stores {
+            let $store = &fixture.store;
+            let answer = $call.await;
+            match &first {
+                None => first = Some(answer),
+                Some(expected) => demand_equal(name, expected, &answer, &$world.trace),
+            }
+        }
+        first.expect("at least one store")
+    }};
+}
+
+fn demand_equal<T: Debug>(name: &str, expected: &T, answer: &T, trace: &[String]) {
+    let (expected, answer) = (format!("{expected:#?}"), format!("{answer:#?}"));
+    if expected != answer {
+        let tail = trace[trace.len().saturating_sub(15)..].join("\n  ");
+        panic!(
+            "{name} disagrees with memory\nmemory: {expected}\n{name}: {answer}\nlast operations:\n  {tail}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn all_stores_agree_on_random_sequences() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seeds = match number("TIDEGATE_TEST_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("TIDEGATE_TEST_SEQUENCES").unwrap_or(SEQUENCES),
+    };
+    for seed in seeds {
+        println!("replay with TIDEGATE_TEST_SEED={seed}");
+        let mut world = World::new(seed).await;
+        for _ in 0..STEPS {
+            world.step().await;
+        }
+        world.compare_all().await;
+        world.reopen().await;
+        world.compare_all().await;
+    }
+}
+
+impl World {
+    async fn new(seed: u64) -> Self {
+        let clock = clock();
+        let stores = vec![
+            ("memory", Fixture::memory(clock.clone())),
+            ("sqlite", Fixture::sqlite(clock).await),
+        ];
+        let workers = (1..=4).map(Worker::new).collect();
+        let rng = Rng::with_seed(seed);
+        Self {
+            rng,
+            stores,
+            ids: vec![],
+            leases: vec![],
+            workers,
+            next_id: 1,
+            trace: vec![],
+        }
+    }
+
+    fn queue(&mut self) -> QueueName {
+        queue(QUEUES[self.rng.usize(..QUEUES.len())])
+    }
+
+    fn worker(&mut self) -> Worker {
+        self.workers[self.rng.usize(..self.workers.len())]
+    }
+
+    fn some_ids(&mut self) -> Vec<JobId> {
+        let n = self.rng.usize(1..4);
+        (0..n)
+            .filter_map(|_| self.rng.choice(&self.ids).cloned())
+            .collect()
+    }
+
+    /// Mostly leases that were granted lately; sometimes with a fence of another time.
+    fn some_leases(&mut self) -> Vec<LeaseRef> {
+        let n = self.rng.usize(1..5);
+        let recent = self.leases.len().saturating_sub(12);
+        let mut picked = Vec::new();
+        for _ in 0..n {
+            let Some(lease) = self.rng.choice(&self.leases[recent..]).cloned() else {
+                break;
+            };
+            let off = u64::from(self.rng.u8(..10) == 0);
+            let lease = LeaseRef {
+                fence: lease.fence + off,
+                ..lease
+            };
+            if !picked.contains(&lease) {
+                picked.push(lease);
+            }
+        }
+        picked
+    }
+
+    async fn step(&mut self) {
+        match self.rng.u8(..100) {
+            0..20 => self.submit().await,
+            20..40 => self.lease().await,
+            40..58 => self.settle().await,
+            58..63 => self.renew().await,
+            63..67 => self.release_session().await,
+            67..71 => self.reclaim().await,
+            71..79 => self.act().await,
+            79..82 => self.put_queue().await,
+            82..86 => self.set_caps().await,
+            86..88 => self.pause().await,
+            88..94 => self.sweep().await,
+            94 => self.reopen().await,
+            _ => self.advance(),
+        }
+    }
+
+    /// The file is the whole truth: a store opened from it goes on as if nothing had happened.
+    async fn reopen(&mut self) {
+        self.trace.push("reopen".to_owned());
+        for (_, fixture) in &mut self.stores {
+            fixture.reopen().await;
+        }
+    }
+
+    fn advance(&mut self) {
+        let ms = *self
+            .rng
+            .choice(&[1_u64, 10, 500, 2_000, 10_000, 61_000, 700_000, 90_000_000])
+            .unwrap();
+        // Long jumps end everything: rare, so that sequences have a middle.
+        let ms = if ms > 10_000 && self.rng.u8(..4) > 0 {
+            100
+        } else {
+            ms
+        };
+        self.trace.push(format!("advance {ms}"));
+        self.stores[0].1.clock.advance(ms);
+    }
+
+    fn new_job(&mut self) -> NewJob {
+        let local = Uuid::from_u128(self.next_id << 64 | u128::from(self.rng.u64(..)));
+        self.next_id += 1;
+        let payload = *self.rng.choice(&["a", "b", "{}"]).unwrap();
+        let mut job = NewJob::new(
+            JobId {
+                queue: self.queue(),
+                shard: 0,
+                local,
+            },
+            Bytes::from_static(payload.as_bytes()),
+        );
+        job.payload_hash = hash(payload);
+        match self.rng.u8(..6) {
+            0 | 1 => job.idempotency_key = Some(format!("key-{}", self.rng.u8(..6))),
+            2 => job.request_id = Some(format!("request-{}", self.rng.u8(..6))),
+            _ => {}
+        }
+        if self.rng.u8(..4) == 0 {
+            job.delay_ms = self.rng.u64(1..3_000);
+        }
+        if self.rng.u8(..5) == 0 {
+            job.deadline_after_ms = self.rng.u64(1..20_000);
+        }
+        job.want_result = self.rng.u8(..4) == 0;
+        job.headers = vec![("x-n".into(), self.next_id.to_string())];
+        job
+    }
+
+    async fn submit(&mut self) {
+        let n = self.rng.usize(1..6);
+        let jobs: Vec<_> = (0..n).map(|_| self.new_job()).collect();
+        let answers = same!(self, format!("submit {jobs:?}"), |store| store
+            .submit(jobs.clone()));
+        self.ids
+            .extend(answers.into_iter().flatten().map(|submitted| submitted.id));
+    }
+
+    async fn lease(&mut self) {
+        let mut wants: Vec<Want> = Vec::new();
+        for _ in 0..self.rng.usize(1..3) {
+            let worker = self.worker();
+            if wants.iter().all(|want| want.session != worker.session) {
+                let max = self.rng.u32(0..4);
+                wants.push(Want {
+                    session: worker.session,
+                    incarnation: worker.incarnation,
+                    max,
+                });
+            }
+        }
+        let request = LeaseRequest {
+            queue: self.queue(),
+            wants,
+        };
+        let before = self.slots(&request.queue).await;
+        let answers = same!(self, format!("lease {request:?}"), |store| store
+            .lease(vec![request.clone()]));
+        let after = self.slots(&request.queue).await;
+        for ((slots_before, _), (slots, cap)) in before.into_iter().zip(after) {
+            // A lowered cap may leave more running than it allows; then nothing new is granted on top.
+            assert!(
+                slots <= u64::from(cap).max(slots_before),
+                "{slots} slots, {slots_before} before, cap {cap}"
+            );
+        }
+        for grant in answers.into_iter().flatten().flat_map(|grants| grants.grants) {
+            self.leases.push(lease_of(&grant.job));
+        }
+    }
+
+    /// Of each store: slots taken and the cap in force.
+    async fn slots(&self, name: &QueueName) -> Vec<(u64, u32)> {
+        let mut all = Vec::new();
+        for (_, fixture) in &self.stores {
+            if let Some(stats) = fixture.store.stats(vec![name.clone()]).await.remove(0).unwrap() {
+                let costs = stats.policy.costs_a_resource();
+                let cap = CapRecord::effective(stats.cap.as_ref(), costs, stats.paused, stats.clock_ms);
+                all.push((stats.slots, cap.map_or(u32::MAX, |(cap, _)| cap)));
+            }
+        }
+        all
+    }
+
+    async fn settle(&mut self) {
+        let leases = self.some_leases();
+        let mut items = Vec::new();
+        for lease in leases {
+            let error = format!("error {}", self.rng.u8(..9));
+            let after_ms = *self.rng.choice(&[0, 1, 700]).unwrap();
+            let outcome = match self.rng.u8(..12) {
+                0..4 => Outcome::Succeeded {
+                    result: Bytes::from_static(b"r"),
+                },
+                4..7 => Outcome::Retry { error, after_ms },
+                7 => Outcome::Failed { error },
+                8 => Outcome::Invalid { error },
+                9 | 10 => Outcome::Released { error },
+                _ => Outcome::Throttled { error, after_ms },
+            };
+            let settlement = Settlement {
+                lease,
+                outcome,
+                class: None,
+                run_ms: 1,
+            };
+            items.push(SettleItem {
+                settlement,
+                random: self.rng.f64(),
+            });
+        }
+        same!(self, format!("settle {items:?}"), |store| store
+            .settle(items.clone()));
+    }
+
+    async fn renew(&mut self) {
+        let leases = self.some_leases();
+        same!(self, format!("renew {leases:?}"), |store| store
+            .renew(leases.clone()));
+    }
+
+    async fn release_session(&mut self) {
+        let cause = *self
+            .rng
+            .choice(&[ReleaseCause::Broken, ReleaseCause::Bye])
+            .unwrap();
+        let seed = self.rng.u32(1..1_000_000);
+        let session = self.worker().session;
+        let release = SessionRelease {
+            queue: self.queue(),
+            session,
+            cause,
+            seed,
+        };
+        same!(self, format!("{release:?}"), |store| store
+            .release_session(vec![release.clone()]));
+    }
+
+    async fn reclaim(&mut self) {
+        let index = self.rng.usize(..self.workers.len());
+        let old = self.workers[index];
+        let new = old.reconnected(u128::from(self.rng.u64(1_000..)));
+        self.workers[index] = new;
+        let replaces: Vec<Session> = if self.rng.bool() {
+            vec![old.session]
+        } else {
+            vec![]
+        };
+        let reclaim = Reclaim {
+            session: new.session,
+            incarnation: new.incarnation,
+            replaces,
+            queues: QUEUES.map(queue).to_vec(),
+            leases: self.some_leases(),
+        };
+        same!(self, format!("{reclaim:?}"), |store| store
+            .reclaim(reclaim.clone()))
+        .expect("reclaim answers");
+    }
+
+    async fn act(&mut self) {
+        let action = *self
+            .rng
+            .choice(&[Action::Cancel, Action::Redrive, Action::Redrive, Action::Delete])
+            .unwrap();
+        let ids = self.some_ids();
+        same!(self, format!("{action:?} {ids:?}"), |store| store
+            .act(action, ids.clone()));
+    }
+
+    async fn put_queue(&mut self) {
+        let queue = self.queue();
+        let mut policy = Policy {
+            max_depth: self.rng.u64(5..60),
+            max_keys: 100,
+            keep_finished: self.rng.u32(0..4),
+            retry: Retry {
+                max_attempts: self.rng.u32(1..4),
+                ..Retry::default()
+            },
+            ..Policy::default()
+        };
+        if queue.as_str() == "costly" {
+            policy.costs = vec![ResourceCost {
+                resource: "pg-main".into(),
+                units: 1,
+            }];
+        }
+        let version = Version {
+            epoch: self.rng.u64(..3),
+            generation: self.rng.u64(..3),
+        };
+        let record = QueueRecord {
+            queue,
+            policy,
+            version,
+        };
+        same!(self, format!("{record:?}"), |store| store
+            .put_queue(vec![record.clone()]));
+    }
+
+    async fn set_caps(&mut self) {
+        let cap = Cap {
+            cap: self.rng.u32(..8),
+            retry_cap: self.rng.u32(..4),
+            safe: self.rng.u32(..4),
+        };
+        let order = CapOrder {
+            queue: self.queue(),
+            cap: (self.rng.u8(..5) > 0).then_some(cap),
+            version: Version {
+                epoch: self.rng.u64(..3),
+                generation: self.rng.u64(..3),
+            },
+            ttl_ms: *self.rng.choice(&[0, 5_000, 30_000]).unwrap(),
+        };
+        same!(self, format!("{order:?}"), |store| store
+            .set_caps(vec![order.clone()]));
+    }
+
+    async fn pause(&mut self) {
+        let (name, paused) = (self.queue(), self.rng.u8(..3) == 0);
+        same!(self, format!("pause {name} {paused}"), |store| store
+            .pause(vec![name.clone()], paused));
+    }
+
+    async fn sweep(&mut self) {
+        let request = SweepRequest {
+            queue: self.queue(),
+            reclaim: self.rng.u8(..4) > 0,
+            hold_ms: if self.rng.u8(..12) == 0 { 5_000 } else { 0 },
+            limit: *self.rng.choice(&[2, 1_000]).unwrap(),
+            seed: self.rng.u32(1..1_000_000),
+        };
+        // When expired keys leave is a store's own affair, as long as nobody finds them.
+        same!(self, format!("{request:?}"), |store| async {
+            store
+                .sweep(vec![request.clone()])
+                .await
+                .into_iter()
+                .map(|report| {
+                    report.map(|mut report| {
+                        report.keys_forgotten = 0;
+                        report.more = false;
+                        report
+                    })
+                })
+                .collect::<Vec<_>>()
+        });
+    }
+
+    async fn compare_all(&mut self) {
+        let ids = self.ids.clone();
+        same!(self, "get all".to_owned(), |store| store.get(ids.clone()));
+        same!(self, "stats".to_owned(), |store| store
+            .stats(QUEUES.map(queue).to_vec()));
+        for name in QUEUES {
+            for state in JobState::ALL {
+                let request = ListRequest {
+                    queue: queue(name),
+                    state,
+                    limit: 1_000,
+                    cursor: None,
+                };
+                same!(self, format!("{request:?}"), |store| async {
+                    let page = store.list(request.clone()).await.unwrap();
+                    page.jobs
+                        .into_iter()
+                        .map(|job| (job.id.clone(), job))
+                        .collect::<BTreeMap<_, _>>()
+                });
+            }
+        }
+    }
+}

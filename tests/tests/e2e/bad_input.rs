@@ -1,0 +1,99 @@
+//! Bad input gets a clear error, the right exit code, and nothing is lost.
+
+use std::time::Duration;
+
+use tidegate_tests::{Process, Router, RouterOptions, Sandbox, free_port};
+
+/// Runs a command to its end: exit code and everything it said.
+async fn fails(sandbox: &Sandbox, args: &[&str], code: i32, says: &str) {
+    let process = Process::tidegate(sandbox, args, &[]);
+    let got = process.wait_exit(Duration::from_secs(30)).await;
+    let said = format!("{}{}", process.stdout(), process.stderr());
+    assert_eq!(got, code, "{args:?} said: {said}");
+    assert!(said.contains(says), "{args:?} should say {says:?}, said: {said}");
+}
+
+#[tokio::test]
+async fn a_submit_that_cannot_be_is_refused_with_the_right_code() {
+    let sandbox = Sandbox::new();
+    let router = Router::start(&sandbox, "memory:", RouterOptions::default()).await;
+    let url = router.grpc_url();
+    fails(
+        &sandbox,
+        &["submit", "email", "{\"a\":", "--endpoint", &url],
+        2,
+        "JSON",
+    )
+    .await;
+    fails(
+        &sandbox,
+        &["submit", "No Such Name", "{}", "--endpoint", &url],
+        2,
+        "a-z",
+    )
+    .await;
+    let big = sandbox.write("big.json", &format!("\"{}\"", "x".repeat(300_000)));
+    fails(
+        &sandbox,
+        &["submit", "email", "--file", &big, "--endpoint", &url],
+        2,
+        "256",
+    )
+    .await;
+    fails(
+        &sandbox,
+        &["queue", "get", "nobody", "--endpoint", &url],
+        3,
+        "nobody",
+    )
+    .await;
+    let nowhere = format!("http://127.0.0.1:{}", free_port());
+    fails(
+        &sandbox,
+        &["submit", "email", "{}", "--endpoint", &nowhere],
+        5,
+        "",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_router_that_cannot_start_says_why() {
+    let sandbox = Sandbox::new();
+    let config = sandbox.write("typo.toml", "[router]\nlistn = \"127.0.0.1:0\"\n");
+    let start = |rest: &[&str]| {
+        let mut args = vec![
+            "router",
+            "--listen",
+            "127.0.0.1:0",
+            "--metrics-listen",
+            "127.0.0.1:0",
+        ];
+        args.extend(rest);
+        args.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let check = async |rest: &[&str], code: i32, says: &str| {
+        let args = start(rest);
+        fails(
+            &sandbox,
+            &args.iter().map(String::as_str).collect::<Vec<_>>(),
+            code,
+            says,
+        )
+        .await;
+    };
+    check(&["--config", &config], 2, "did you mean").await;
+    check(&["--store", "mysql://x"], 2, "redis://").await;
+    let router = Router::start(&sandbox, "memory:", RouterOptions::default()).await;
+    let taken = router.grpc_address();
+    let args = [
+        "router",
+        "--listen",
+        &taken,
+        "--metrics-listen",
+        "127.0.0.1:0",
+        "--store",
+        "memory:",
+    ];
+    fails(&sandbox, &args, 1, "in use").await;
+}

@@ -1,0 +1,84 @@
+//! A cap holds at every moment, whatever workers offer, while it changes and while workers die.
+
+use std::time::{Duration, Instant};
+
+use tidegate_tests::{Answer, App, Router, RouterOptions, Sandbox, WorkerOptions, WorkerProc};
+
+use crate::producer::{queue_stats, submit_all};
+
+fn capped(cap: u32) -> RouterOptions {
+    let policies = format!("[queues.email]\ncosts = {{ pg-main = 1 }}\ncap = {cap}\n");
+    RouterOptions {
+        policies: Some(policies),
+        ..RouterOptions::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_sample_is_above_the_cap_while_it_changes_and_workers_die() {
+    let sandbox = Sandbox::new();
+    let store = format!("sqlite:{}", sandbox.path().join("jobs.db").display());
+    let app = App::start(|_| Answer::ok().after(Duration::from_millis(40)));
+    let router = Router::start(&sandbox, &store, capped(4)).await;
+    let listen = router.grpc_address();
+    let urls = vec![router.grpc_url()];
+    let mut workers = Vec::new();
+    for _ in 0..2 {
+        workers
+            .push(WorkerProc::start(&sandbox, &urls, &app.url(), &["email"], WorkerOptions::default()).await);
+    }
+    submit_all(&urls, "email", 2_000).await;
+
+    let sampling = async {
+        let end = Instant::now() + Duration::from_secs(8);
+        let (mut before, mut highest) = (0, 0);
+        while Instant::now() < end {
+            if let Some(queue) = queue_stats(&urls[0], "email").await {
+                let cap = u64::from(queue.effective_cap.expect("a queue that costs has a cap"));
+                // A lowered cap drains; it never admits.
+                assert!(
+                    queue.slots <= cap.max(before),
+                    "{} slots, {before} before, cap {cap}",
+                    queue.slots
+                );
+                before = queue.slots;
+                highest = highest.max(queue.slots);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        highest
+    };
+    let changing = async {
+        let mut router = router;
+        for (round, cap) in [9, 2, 6].into_iter().enumerate() {
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            // A router that starts writes its file's caps into the store; what runs at the workers goes on meanwhile.
+            router.process.kill9();
+            router.process.wait_exit(Duration::from_secs(5)).await;
+            router = Router::start(
+                &sandbox,
+                &store,
+                RouterOptions {
+                    listen: Some(listen.clone()),
+                    ..capped(cap)
+                },
+            )
+            .await;
+            if round < 2 {
+                workers[round].process.kill9();
+                let next =
+                    WorkerProc::start(&sandbox, &urls, &app.url(), &["email"], WorkerOptions::default())
+                        .await;
+                workers.push(next);
+            }
+        }
+        router
+    };
+    let (highest, _router) = tokio::join!(sampling, changing);
+    assert!(highest >= 4, "the cap was never used: {highest}");
+    assert!(
+        app.max_in_flight() <= 9 + 4,
+        "{} in flight at the app",
+        app.max_in_flight()
+    );
+}

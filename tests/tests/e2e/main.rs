@@ -1,0 +1,14 @@
+//! End-to-end tests: one binary, one module a subject. `cargo xtask test` builds what they start.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "test code: real time, and a panic is the way to report"
+)]
+
+mod bad_input;
+mod caps;
+mod dev;
+mod fences;
+mod harness;
+mod producer;
+mod survival;

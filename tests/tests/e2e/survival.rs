@@ -1,0 +1,106 @@
+//! Kill what you like: no acknowledged job is lost, and none is recorded twice.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use tidegate_tests::{Answer, App, Router, RouterOptions, Sandbox, WorkerOptions, WorkerProc, eventually};
+
+use crate::producer::{queue_stats, submit_all};
+
+const JOBS: usize = 10_000;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Waits until every job has succeeded, then checks that nothing was lost, left or counted twice.
+async fn all_succeed(router: &str, app: &App, ids: &[String]) {
+    eventually(PATIENCE, "every job succeeds", || async {
+        queue_stats(router, "email")
+            .await
+            .filter(|queue| queue.succeeded_total >= ids.len() as u64)
+    })
+    .await;
+    // Long enough for a job that would be run or recorded once more.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let queue = queue_stats(router, "email").await.expect("the router answers");
+    let left = queue.ready + queue.scheduled + queue.running + queue.dead + queue.slots;
+    assert_eq!(
+        (queue.succeeded_total, queue.submitted_total, left),
+        (ids.len() as u64, ids.len() as u64, 0)
+    );
+    let delivered: HashSet<String> = app
+        .deliveries()
+        .into_iter()
+        .map(|delivery| delivery.job_id)
+        .collect();
+    let lost: Vec<_> = ids.iter().filter(|id| !delivered.contains(*id)).collect();
+    assert!(
+        lost.is_empty(),
+        "{} acknowledged jobs never reached the app: {:?}",
+        lost.len(),
+        lost.first()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_survives_kill_9_of_worker_and_router() {
+    let sandbox = Sandbox::new();
+    let store = format!("sqlite:{}", sandbox.path().join("jobs.db").display());
+    let app = App::start(|_| Answer::ok());
+    let router = Router::start(&sandbox, &store, RouterOptions::default()).await;
+    let urls = vec![router.grpc_url()];
+    let options = || WorkerOptions {
+        slots: Some(32),
+        ..WorkerOptions::default()
+    };
+    let first = WorkerProc::start(&sandbox, &urls, &app.url(), &["email"], options()).await;
+    let _second = WorkerProc::start(&sandbox, &urls, &app.url(), &["email"], options()).await;
+
+    let submitting = submit_all(&urls, "email", JOBS);
+    let killing = async {
+        app.wait_for(JOBS / 10, PATIENCE).await;
+        first.process.kill9();
+        app.wait_for(JOBS / 5, PATIENCE).await;
+        router.process.kill9();
+        let listen = Some(router.grpc_address());
+        Router::start(
+            &sandbox,
+            &store,
+            RouterOptions {
+                listen,
+                ..RouterOptions::default()
+            },
+        )
+        .await
+    };
+    let (ids, router) = tokio::join!(submitting, killing);
+    let _third = WorkerProc::start(&sandbox, &urls, &app.url(), &["email"], options()).await;
+    all_succeed(&router.grpc_url(), &app, &ids).await;
+}
+
+/// With its defaults, a well-known queue takes 60 s here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_of_a_killed_worker_run_again_within_five_seconds() {
+    let sandbox = Sandbox::new();
+    let app = App::start(|delivery| {
+        if delivery.attempt == 1 && delivery.number < 4 {
+            Answer::ok().after(Duration::from_secs(60))
+        } else {
+            Answer::ok()
+        }
+    });
+    let router = Router::start(&sandbox, "memory:", RouterOptions::default()).await;
+    let urls = vec![router.grpc_url()];
+    let doomed = WorkerProc::start(&sandbox, &urls, &app.url(), &["email"], WorkerOptions::default()).await;
+    submit_all(&urls, "email", 4).await;
+    app.wait_for(4, PATIENCE).await;
+    let _heir = WorkerProc::start(&sandbox, &urls, &app.url(), &["email"], WorkerOptions::default()).await;
+    doomed.process.kill9();
+    let killed = Instant::now();
+    app.wait_for(8, PATIENCE).await;
+    assert!(
+        killed.elapsed() < Duration::from_secs(5),
+        "took {:?}",
+        killed.elapsed()
+    );
+}
