@@ -232,15 +232,13 @@ impl Queue {
         let LeaseRef { id, fence } = &settlement.lease;
         if self.holds(&settlement.lease) {
             let policy = self.policy.clone();
+            // Said before retention removes it at once (keep_finished = 0).
+            let mut state = JobState::Succeeded;
             self.change(id.local, false, context, |job| {
                 lifecycle::settled(job, &settlement.outcome, &policy, item.random, context.now_ms);
+                state = job.state;
             });
-            // Retention may have removed it at once (keep_finished = 0).
-            return SettleResult::Recorded(
-                self.jobs
-                    .get(&id.local)
-                    .map_or(JobState::Succeeded, |job| job.state),
-            );
+            return SettleResult::Recorded(state);
         }
         if self.free_slot((id.local, *fence)) {
             self.wake(context);

@@ -135,7 +135,7 @@ impl Queue {
         };
         let fence_before = job.fence;
         self.unindex(&job);
-        let was_running = job.state == JobState::Running;
+        let (was_running, was_finished) = (job.state == JobState::Running, job.state.is_terminal());
         change(&mut job);
         if was_running {
             self.touched.slots.insert((local, fence_before));
@@ -145,7 +145,7 @@ impl Queue {
             self.wake(context);
         }
         self.index(&job, context);
-        let finished = job.state.is_terminal();
+        let finished = job.state.is_terminal() && !was_finished;
         self.jobs.insert(local, job);
         if finished {
             self.finished(local, context);
@@ -171,7 +171,7 @@ impl Queue {
         let local = job.id.local;
         self.touched.jobs.insert(local);
         self.counts[job.state.code() as usize] += 1;
-        if let Some(incarnation) = job.loss_incarnation {
+        if let Some(incarnation) = job.loss_incarnation.filter(|_| !job.state.is_terminal()) {
             self.blamed.entry(incarnation).or_default().insert(local);
         }
         if job.deadline_ms != 0 && matches!(job.state, JobState::Scheduled | JobState::Ready) {
