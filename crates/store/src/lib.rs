@@ -1,7 +1,8 @@
 //! Where jobs live: one [`JobStore`] contract, several stores.
 //!
 //! Every operation takes a list and answers per item, in order: batching is the design. [`memory`] is the executable
-//! specification, [`sqlite`] the embedded default. The contract suite runs against both. Only routers link this crate.
+//! specification, [`sqlite`] the embedded default, [`redis`] what many routers share. One contract suite and the same
+//! random sequences run against all three. Only routers link this crate.
 //!
 //! Rules that hold in every store:
 //! - A lease is granted only while `slots < cap`, checked and taken in one atomic step; slots are the entries of the

@@ -9,6 +9,7 @@ use std::{
 use crate::{
     JobStore,
     memory::MemoryStore,
+    redis::{RedisOptions, RedisStore},
     sqlite::{SqliteOptions, SqliteStore},
 };
 
@@ -46,6 +47,10 @@ impl OpenError {
 pub async fn open(url: &str, _options: &OpenOptions) -> Result<Arc<dyn JobStore>, OpenError> {
     if url == "memory:" {
         return Ok(Arc::new(MemoryStore::default()));
+    }
+    if url.starts_with("redis://") {
+        let connecting = RedisStore::connect(url, RedisOptions::default());
+        return Ok(Arc::new(Box::pin(connecting).await?));
     }
     match url
         .strip_prefix("sqlite:")

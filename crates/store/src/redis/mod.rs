@@ -1,1 +1,90 @@
-//! The job store in Redis.
+//! The job store in Redis: any number of routers on one server.
+//!
+//! Each operation is one Lua script per queue and piece of a batch, atomic and on the server's own clock; [`keys`] says
+//! what is kept where, `lua/` how it changes, [`blob`] how a job is packed. This side only packs arguments and reads
+//! answers. Submits, leases and everything else have a connection each, so that a flood of submits does not delay the
+//! settles behind it; each is taken from the pool once and shared.
+
+mod blob;
+mod calls;
+mod codec;
+mod events;
+mod faults;
+mod keys;
+mod link;
+mod ops;
+mod policy;
+mod reply;
+mod scripts;
+mod server;
+mod store;
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use self::{link::Link, server::Server};
+use crate::{Clock, OpenError, wake::Events};
+
+#[derive(Clone, Default)]
+pub struct RedisOptions {
+    /// For tests: a clock moved by hand. Default: the server's own.
+    pub clock: Option<Arc<dyn Clock>>,
+}
+
+/// See the [module](self).
+pub struct RedisStore {
+    submits: Link,
+    leases: Link,
+    admin: Link,
+    clock: Option<Arc<dyn Clock>>,
+    /// Queues whose names are known to be in [`keys::QUEUES`].
+    queues: calls::KnownQueues,
+    server: Mutex<Server>,
+    events: Events,
+    listener: Mutex<Option<JoinHandle<()>>>,
+    stop: CancellationToken,
+    closed: AtomicBool,
+}
+
+impl RedisStore {
+    /// Connects, and refuses a server that would lose jobs or cannot run the scripts.
+    pub async fn connect(url: &str, options: RedisOptions) -> Result<Self, OpenError> {
+        let pool = link::pool(url)?;
+        let admin = Link::new(pool.clone());
+        let server = Server::inspect(&admin).await.map_err(|fault| fault.at(url))?;
+        let (events, stop) = (Events::new(), CancellationToken::new());
+        let listener = events::listen(link::client(url)?, events.clone(), stop.clone());
+        Ok(Self {
+            submits: Link::new(pool.clone()),
+            leases: Link::new(pool),
+            admin,
+            clock: options.clock,
+            queues: calls::KnownQueues::default(),
+            server: Mutex::new(server),
+            events,
+            listener: Mutex::new(Some(listener)),
+            stop,
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    async fn end(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.stop.cancel();
+        let listener = self
+            .listener
+            .lock()
+            .expect("nothing panics under this lock")
+            .take();
+        if let Some(listener) = listener
+            && let Err(error) = listener.await
+        {
+            tracing::error!(%error, "the listener for wake-ups did not end well");
+        }
+    }
+}

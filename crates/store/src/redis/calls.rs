@@ -1,0 +1,251 @@
+//! From lists of items to script calls and back: one call per queue and piece, queues side by side, pieces in order.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Mutex,
+};
+
+use deadpool_redis::redis::cmd;
+use futures_util::future::join_all;
+use tidegate_protocol::domain::{JobId, LeaseRef, LocalId, QueueName};
+use uuid::Uuid;
+
+use super::{RedisStore, blob::number, keys, link::Link, reply::Reply, scripts::Script};
+use crate::{StoreError, StoreResult};
+
+/// About a millisecond or two of the server.
+const ITEMS_PER_PIECE: usize = 256;
+const BYTES_PER_PIECE: usize = 1 << 20;
+
+/// Arguments of a script, as bytes.
+pub(super) struct Args(pub Vec<Vec<u8>>);
+
+impl Args {
+    pub fn text(&mut self, value: impl ToString) -> &mut Self {
+        self.0.push(value.to_string().into_bytes());
+        self
+    }
+
+    pub fn bytes(&mut self, value: impl Into<Vec<u8>>) -> &mut Self {
+        self.0.push(value.into());
+        self
+    }
+
+    pub fn id(&mut self, id: &JobId) -> &mut Self {
+        self.bytes(*id.local.as_bytes())
+    }
+
+    /// As a member of a lease set.
+    pub fn lease(&mut self, lease: &LeaseRef) -> &mut Self {
+        self.bytes(
+            [
+                lease.id.local.as_bytes().as_slice(),
+                &number(lease.fence).to_be_bytes(),
+            ]
+            .concat(),
+        )
+    }
+}
+
+/// The id that a script answers with.
+pub(super) fn id(queue: &QueueName, local: LocalId) -> JobId {
+    JobId {
+        queue: queue.clone(),
+        shard: keys::SHARD,
+        local,
+    }
+}
+
+/// Names of queues are in one sorted set, so that they can be listed; they are written before a queue is.
+#[derive(Default)]
+pub(super) struct KnownQueues(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    names: HashSet<QueueName>,
+    /// Of the store that knows them.
+    incarnation: String,
+}
+
+impl KnownQueues {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.0.lock().expect("nothing panics under this lock")
+    }
+
+    pub async fn enter(&self, link: &Link, names: impl Iterator<Item = QueueName>) -> StoreResult<()> {
+        let new: HashSet<_> = {
+            let known = self.lock();
+            names.filter(|name| !known.names.contains(name)).collect()
+        };
+        if new.is_empty() {
+            return Ok(());
+        }
+        let mut command = cmd("ZADD");
+        command.arg(keys::QUEUES);
+        for name in &new {
+            command.arg(0).arg(name.as_str());
+        }
+        link.command(&command).await?;
+        self.lock().names.extend(new);
+        Ok(())
+    }
+
+    /// Another incarnation is another store: it knows nothing.
+    pub fn belong_to(&self, incarnation: &str) {
+        let mut known = self.lock();
+        if known.incarnation != incarnation {
+            *known = Known {
+                names: HashSet::new(),
+                incarnation: incarnation.to_owned(),
+            };
+        }
+    }
+}
+
+/// One kind of call for many items of a queue.
+pub(super) struct Batch<'a, P, S, D> {
+    pub link: &'a Link,
+    pub script: &'static Script,
+    /// Arguments of one item.
+    pub put: P,
+    /// About how many bytes they are.
+    pub size: S,
+    /// The answers of one piece.
+    pub read: D,
+}
+
+impl RedisStore {
+    /// The arguments that every script about a queue begins with.
+    pub(super) fn args(&self) -> Args {
+        Args(vec![
+            self.clock
+                .as_ref()
+                .map(|clock| clock.now_ms().to_string().into_bytes())
+                .unwrap_or_default(),
+        ])
+    }
+
+    pub(super) async fn run(
+        &self,
+        link: &Link,
+        script: &Script,
+        queue: &QueueName,
+        args: Args,
+    ) -> StoreResult<Reply> {
+        if self.closed.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(StoreError::Unavailable("the store is closed".to_owned()));
+        }
+        link.run(script, &keys::tag(queue), &args.0).await
+    }
+
+    pub(super) async fn batch<T, R, P, S, D>(
+        &self,
+        items: &[T],
+        queue_of: impl Fn(&T) -> &QueueName,
+        batch: Batch<'_, P, S, D>,
+    ) -> Vec<StoreResult<R>>
+    where
+        T: Sync,
+        P: Fn(&mut Args, &T) + Sync,
+        S: Fn(&T) -> usize,
+        D: Fn(&QueueName, &[&T], Reply) -> StoreResult<Vec<StoreResult<R>>> + Sync,
+    {
+        let mut by_queue: HashMap<&QueueName, Vec<usize>> = HashMap::new();
+        for (i, item) in items.iter().enumerate() {
+            by_queue.entry(queue_of(item)).or_default().push(i);
+        }
+        let batch = &batch;
+        let work = by_queue.into_iter().map(|(queue, indexes)| {
+            let pieces = pieces(&indexes, |i| (batch.size)(&items[i]));
+            async move {
+                let mut answers = Vec::with_capacity(indexes.len());
+                for piece in pieces {
+                    let piece: Vec<&T> = piece.iter().map(|&i| &items[i]).collect();
+                    answers.extend(self.piece(queue, &piece, batch).await);
+                }
+                (indexes, answers)
+            }
+        });
+        let mut all: Vec<Option<StoreResult<R>>> = items.iter().map(|_| None).collect();
+        for (indexes, answers) in join_all(work).await {
+            for (i, answer) in indexes.into_iter().zip(answers) {
+                all[i] = Some(answer);
+            }
+        }
+        let missing = || Err(StoreError::Corrupt("a script answered too few items".to_owned()));
+        all.into_iter()
+            .map(|answer| answer.unwrap_or_else(missing))
+            .collect()
+    }
+
+    async fn piece<T, R, P, S, D>(
+        &self,
+        queue: &QueueName,
+        piece: &[&T],
+        batch: &Batch<'_, P, S, D>,
+    ) -> Vec<StoreResult<R>>
+    where
+        T: Sync,
+        P: Fn(&mut Args, &T),
+        D: Fn(&QueueName, &[&T], Reply) -> StoreResult<Vec<StoreResult<R>>>,
+    {
+        let mut args = self.args();
+        piece.iter().for_each(|item| (batch.put)(&mut args, item));
+        let answer = self.run(batch.link, batch.script, queue, args).await;
+        let answers = answer.and_then(|reply| (batch.read)(queue, piece, reply));
+        match answers {
+            Ok(answers) if answers.len() == piece.len() => answers,
+            Ok(_) => same(
+                piece,
+                StoreError::Corrupt("a script answered another number of items".to_owned()),
+            ),
+            Err(error) => same(piece, error),
+        }
+    }
+}
+
+fn same<T, R>(piece: &[&T], error: StoreError) -> Vec<StoreResult<R>> {
+    piece.iter().map(|_| Err(error.clone())).collect()
+}
+
+/// Cuts into runs of a bounded number of items and bytes; a single item may be larger.
+fn pieces(indexes: &[usize], size: impl Fn(usize) -> usize) -> Vec<Vec<usize>> {
+    let mut pieces: Vec<Vec<usize>> = Vec::new();
+    let mut bytes = 0;
+    for &i in indexes {
+        let size = size(i);
+        match pieces.last_mut() {
+            Some(piece) if piece.len() < ITEMS_PER_PIECE && bytes + size <= BYTES_PER_PIECE => {
+                piece.push(i);
+                bytes += size;
+            }
+            _ => {
+                pieces.push(vec![i]);
+                bytes = size;
+            }
+        }
+    }
+    pieces
+}
+
+/// Of an id in an argument.
+pub(super) fn uuid_bytes(id: Uuid) -> Vec<u8> {
+    id.as_bytes().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_bounded_in_items_and_bytes() {
+        let lengths = |indexes: &[usize], size: usize| {
+            pieces(indexes, |_| size).iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        let many: Vec<_> = (0..600).collect();
+        assert_eq!(lengths(&many, 10), [256, 256, 88]);
+        assert_eq!(lengths(&many[..5], 500_000), [2, 2, 1]);
+        assert_eq!(lengths(&many[..2], 5_000_000), [1, 1]);
+        assert!(lengths(&[], 1).is_empty());
+    }
+}

@@ -1,0 +1,203 @@
+//! Operations that are one call, or a run of calls, on one queue.
+
+use tidegate_protocol::domain::{LeaseRef, QueueName};
+use uuid::Uuid;
+
+use super::{
+    RedisStore, blob,
+    calls::uuid_bytes,
+    codec::{corrupt, grants},
+    keys, policy,
+    reply::Reply,
+    scripts, server,
+};
+use crate::{
+    CapAnswer, CapOrder, Grants, ITEMS_PER_CALL_MAX, LeaseRequest, QueueRecord, Reclaim, Reclaimed,
+    StoreResult,
+};
+
+/// Jobs that one call gives back at most; there are as many calls as it takes.
+const RELEASED_PER_CALL: u32 = 256;
+pub(super) const LEASES_PER_CALL: usize = 256;
+
+impl RedisStore {
+    pub(super) async fn lease_one(&self, request: &LeaseRequest) -> StoreResult<Grants> {
+        let mut args = self.args();
+        args.text(ITEMS_PER_CALL_MAX);
+        for want in &request.wants {
+            args.bytes(
+                [
+                    want.session.0.as_bytes().as_slice(),
+                    want.incarnation.0.as_bytes(),
+                ]
+                .concat(),
+            )
+            .text(want.max);
+        }
+        grants(
+            request,
+            self.run(&self.leases, &scripts::LEASE, &request.queue, args)
+                .await?,
+        )
+    }
+
+    pub(super) async fn release_one(
+        &self,
+        queue: &QueueName,
+        session: Uuid,
+        bye: bool,
+        seed: u32,
+    ) -> StoreResult<u64> {
+        let mut released = 0;
+        loop {
+            let mut args = self.args();
+            args.bytes(uuid_bytes(session))
+                .text(u8::from(bye))
+                .text(seed)
+                .text(RELEASED_PER_CALL);
+            let reply = self.run(&self.leases, &scripts::RELEASE, queue, args).await?;
+            let [n, more] = reply.fixed()?;
+            released += n.number()?;
+            if more.number()? == 0 {
+                return Ok(released);
+            }
+        }
+    }
+
+    /// Which of `leases` are kept.
+    pub(super) async fn hold(
+        &self,
+        queue: &QueueName,
+        reclaim: &Reclaim,
+        leases: &[LeaseRef],
+    ) -> StoreResult<Vec<bool>> {
+        loop {
+            let mut args = self.args();
+            args.bytes(uuid_bytes(reclaim.session.0))
+                .bytes(uuid_bytes(reclaim.incarnation.0));
+            leases.iter().for_each(|lease| {
+                args.lease(lease);
+            });
+            let reply = self.run(&self.leases, &scripts::RECLAIM, queue, args).await?;
+            let mut answers = reply.list()?.into_iter().map(|answer| Ok(answer.number()? == 1));
+            let again = answers.next().ok_or_else(|| corrupt("nothing"))??;
+            if !again {
+                return answers.collect();
+            }
+        }
+    }
+
+    pub(super) async fn reclaim_queue(
+        &self,
+        queue: &QueueName,
+        reclaim: &Reclaim,
+        answer: &mut Reclaimed,
+    ) -> StoreResult<()> {
+        let leases: Vec<_> = reclaim
+            .leases
+            .iter()
+            .filter(|lease| lease.id.queue == *queue)
+            .cloned()
+            .collect();
+        // Without leases there may still be losses to take back.
+        let pieces = leases
+            .chunks(LEASES_PER_CALL)
+            .chain(leases.is_empty().then_some(&[][..]));
+        for piece in pieces {
+            let kept = self.hold(queue, reclaim, piece).await?;
+            if kept.len() != piece.len() {
+                return Err(corrupt("another number of leases"));
+            }
+            for (lease, kept) in piece.iter().zip(kept) {
+                if kept {
+                    answer.kept.push(lease.clone())
+                } else {
+                    answer.lost.push(lease.clone())
+                }
+            }
+        }
+        for session in reclaim
+            .replaces
+            .iter()
+            .filter(|session| **session != reclaim.session)
+        {
+            answer.returned += self.release_one(queue, session.0, true, 1).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn order_cap(&self, order: &CapOrder) -> StoreResult<CapAnswer> {
+        let mut args = self.args();
+        args.text(order.version.epoch)
+            .text(order.version.generation)
+            .text(blob::number(order.ttl_ms));
+        if let Some(cap) = order.cap {
+            args.text(cap.cap).text(cap.retry_cap).text(cap.safe);
+        }
+        let reply = self.run(&self.admin, &scripts::CAPS, &order.queue, args).await?;
+        let numbers = reply
+            .list()?
+            .iter()
+            .map(Reply::number)
+            .collect::<StoreResult<Vec<_>>>()?;
+        let (Some(applied), Some(slots)) = (numbers.first(), numbers.get(1)) else {
+            return Err(corrupt("too few values"));
+        };
+        let record = numbers[2..]
+            .first_chunk::<6>()
+            .map(|numbers| policy::cap_record(*numbers));
+        Ok(CapAnswer {
+            applied: *applied == 1,
+            record,
+            slots: *slots,
+        })
+    }
+
+    pub(super) async fn put_one(&self, record: &QueueRecord) -> StoreResult<bool> {
+        let mut args = self.args();
+        args.text(record.version.epoch).text(record.version.generation);
+        for field in policy::fields(&record.policy)? {
+            args.text(field);
+        }
+        Ok(self
+            .run(&self.admin, &scripts::PUT, &record.queue, args)
+            .await?
+            .number()?
+            == 1)
+    }
+
+    /// The one call that is not about a queue.
+    pub(super) async fn beat(&self) -> StoreResult<(u64, String, u64)> {
+        let mut args = self.args();
+        args.text(Uuid::new_v4().simple());
+        let [clock, incarnation, watermark] = self
+            .admin
+            .run(&scripts::PULSE, keys::STORE, &args.0)
+            .await?
+            .fixed()?;
+        let incarnation = String::from_utf8_lossy(&incarnation.bytes()?).into_owned();
+        Ok((clock.number()?, incarnation, watermark.number()?))
+    }
+
+    pub(super) async fn enter(&self, names: impl Iterator<Item = &QueueName>) -> StoreResult<()> {
+        self.queues.enter(&self.admin, names.cloned()).await
+    }
+
+    /// The server as it is now; looked at closely only after a restart.
+    pub(super) async fn seen(&self) -> StoreResult<server::Server> {
+        let run_id = server::current_run_id(&self.admin).await?;
+        let seen = self
+            .server
+            .lock()
+            .expect("nothing panics under this lock")
+            .clone();
+        if seen.run_id == run_id {
+            return Ok(seen);
+        }
+        let now = server::Server::inspect(&self.admin)
+            .await
+            .map_err(server::Unfit::into_error)?;
+        *self.server.lock().expect("nothing panics under this lock") = now.clone();
+        Ok(now)
+    }
+}

@@ -1,0 +1,149 @@
+//! What the server says about itself: whether it may hold jobs, and what an acknowledgement by it means.
+
+use deadpool_redis::redis::cmd;
+
+use super::link::{self, Link};
+use crate::{Durability, OpenError, StoreError, StoreResult};
+
+const VERSION_MIN: u32 = 7;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Server {
+    /// Changes when the server restarts.
+    pub run_id: String,
+    pub durability: Durability,
+}
+
+/// Why a server is not used.
+#[derive(Debug)]
+pub(super) enum Unfit {
+    Store(StoreError),
+    Version(String),
+    Evicts(String),
+}
+
+impl From<StoreError> for Unfit {
+    fn from(error: StoreError) -> Self {
+        Unfit::Store(error)
+    }
+}
+
+impl Unfit {
+    /// Of a server that was fit when the store was opened.
+    pub fn into_error(self) -> StoreError {
+        match self {
+            Unfit::Store(error) => error,
+            Unfit::Version(version) => StoreError::Unavailable(format!("Redis is of version {version} now")),
+            Unfit::Evicts(policy) => {
+                StoreError::Unavailable(format!("Redis evicts keys now (maxmemory-policy {policy})"))
+            }
+        }
+    }
+
+    pub fn at(self, url: &str) -> OpenError {
+        let what = link::address(url);
+        match self {
+            Unfit::Store(error) => OpenError::Unreachable {
+                what: format!("redis://{what}"),
+                why: error.to_string(),
+            },
+            Unfit::Version(version) => OpenError::Unsuitable(format!(
+                "Redis at {what} is of version {version}: Tidegate needs {VERSION_MIN}.0 or newer (or Valkey)"
+            )),
+            Unfit::Evicts(policy) => OpenError::Unsuitable(format!(
+                "Redis at {what} evicts keys when memory is full (maxmemory-policy {policy}), and jobs with them: set \
+                 maxmemory-policy noeviction there, or use a Redis of its own"
+            )),
+        }
+    }
+}
+
+impl Server {
+    pub async fn inspect(link: &Link) -> Result<Self, Unfit> {
+        let info = info(link).await?;
+        // Valkey reports the Redis version it is compatible with here.
+        let version = field(&info, "redis_version").unwrap_or_default();
+        if version
+            .split('.')
+            .next()
+            .and_then(|major| major.parse().ok())
+            .unwrap_or(0)
+            < VERSION_MIN
+        {
+            return Err(Unfit::Version(version.to_owned()));
+        }
+        let policy = field(&info, "maxmemory_policy").unwrap_or_default();
+        if policy != "noeviction" {
+            return Err(Unfit::Evicts(policy.to_owned()));
+        }
+        let durability = match field(&info, "aof_enabled") {
+            Some("1") => synced(link).await?,
+            _ => Durability::Snapshot,
+        };
+        Ok(Self {
+            run_id: run_id(&info),
+            durability,
+        })
+    }
+}
+
+pub(super) async fn current_run_id(link: &Link) -> StoreResult<String> {
+    Ok(run_id(&info(link).await?))
+}
+
+fn run_id(info: &str) -> String {
+    field(info, "run_id").unwrap_or_default().to_owned()
+}
+
+async fn info(link: &Link) -> StoreResult<String> {
+    let mut command = cmd("INFO");
+    command.arg("server").arg("memory").arg("persistence");
+    Ok(String::from_utf8_lossy(&link.command(&command).await?.bytes()?).into_owned())
+}
+
+/// Managed servers may forbid CONFIG; then the weaker promise is reported.
+async fn synced(link: &Link) -> StoreResult<Durability> {
+    let mut command = cmd("CONFIG");
+    command.arg("GET").arg("appendfsync");
+    let values = match link.command(&command).await {
+        Ok(reply) => reply.texts(),
+        Err(StoreError::Unavailable(_) | StoreError::Corrupt(_)) => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    Ok(match values.iter().any(|value| value == "always") {
+        true => Durability::Fsync,
+        false => Durability::EverySecond,
+    })
+}
+
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    let value = |line: &'a str| line.strip_prefix(name)?.strip_prefix(':');
+    info.lines().find_map(value).map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_found_by_their_whole_name() {
+        let info = "# Memory\r\nmaxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\nrun_id:abc\r\n";
+        assert_eq!(field(info, "maxmemory_policy"), Some("allkeys-lru"));
+        assert_eq!(field(info, "maxmemory"), Some("0"));
+        assert_eq!(field(info, "policy"), None);
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do_and_not_the_password() {
+        let url = "redis://user:s3cret@127.0.0.1:1/0";
+        let text = Unfit::Evicts("allkeys-lru".to_owned()).at(url).to_string();
+        assert!(
+            text.contains("noeviction") && text.contains("127.0.0.1:1"),
+            "{text}"
+        );
+        let text = Unfit::Store(StoreError::Unavailable("refused".to_owned()))
+            .at(url)
+            .to_string();
+        assert!(!text.contains("s3cret") && text.contains("127.0.0.1:1"), "{text}");
+    }
+}

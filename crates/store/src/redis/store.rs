@@ -1,0 +1,265 @@
+//! The operations: arguments into scripts, answers out of them.
+
+use async_trait::async_trait;
+use deadpool_redis::redis::cmd;
+use futures_util::future::join_all;
+use tidegate_protocol::domain::{Job, JobId, LeaseRef, NewJob, Outcome, QueueName, SettleResult, Submitted};
+use tokio::sync::broadcast;
+
+use super::{
+    RedisStore,
+    calls::{Args, Batch},
+    codec::{
+        acted, each_number, got, page, place, put_job, put_settlement, renewed, settled, submitted, swept,
+    },
+    keys,
+    ops::LEASES_PER_CALL,
+    policy,
+    reply::Reply,
+    scripts,
+};
+use crate::{
+    Action, ActionAnswer, CapAnswer, CapOrder, Grants, JobPage, JobStore, LeaseRequest, ListRequest, Pulse,
+    QueueRecord, QueueStats, Reclaim, Reclaimed, ReleaseCause, RenewAnswer, SessionRelease, SettleItem,
+    StoreError, StoreEvent, StoreResult, SweepReport, SweepRequest,
+};
+
+fn all<T, R>(items: &[T], error: StoreError) -> Vec<StoreResult<R>> {
+    items.iter().map(|_| Err(error.clone())).collect()
+}
+
+#[async_trait]
+impl JobStore for RedisStore {
+    async fn submit(&self, jobs: Vec<NewJob>) -> Vec<StoreResult<Submitted>> {
+        if let Err(error) = self.enter(jobs.iter().map(NewJob::queue)).await {
+            return all(&jobs, error);
+        }
+        let read = |queue: &QueueName, jobs: &[&NewJob], reply: Reply| {
+            reply
+                .list()?
+                .into_iter()
+                .zip(jobs)
+                .map(|(answer, job)| submitted(queue, job, answer))
+                .collect()
+        };
+        let size = |job: &NewJob| job.payload.len() + 512;
+        let batch = Batch {
+            link: &self.submits,
+            script: &scripts::SUBMIT,
+            put: put_job,
+            size,
+            read,
+        };
+        self.batch(&jobs, NewJob::queue, batch).await
+    }
+
+    async fn lease(&self, requests: Vec<LeaseRequest>) -> Vec<StoreResult<Grants>> {
+        if let Err(error) = self.enter(requests.iter().map(|request| &request.queue)).await {
+            return all(&requests, error);
+        }
+        join_all(requests.iter().map(|request| self.lease_one(request))).await
+    }
+
+    async fn renew(&self, leases: Vec<LeaseRef>) -> Vec<StoreResult<RenewAnswer>> {
+        let put = |args: &mut Args, lease: &LeaseRef| {
+            args.lease(lease);
+        };
+        let read = |_: &QueueName, _: &[&LeaseRef], reply: Reply| renewed(reply);
+        let batch = Batch {
+            link: &self.leases,
+            script: &scripts::RENEW,
+            put,
+            size: |_: &LeaseRef| 32,
+            read,
+        };
+        self.batch(&leases, |lease| &lease.id.queue, batch).await
+    }
+
+    async fn reclaim(&self, reclaim: Reclaim) -> StoreResult<Reclaimed> {
+        let mut queues = reclaim.queues.clone();
+        queues.extend(reclaim.leases.iter().map(|lease| lease.id.queue.clone()));
+        queues.sort();
+        queues.dedup();
+        let mut answer = Reclaimed::default();
+        for queue in queues {
+            self.reclaim_queue(&queue, &reclaim, &mut answer).await?;
+        }
+        Ok(answer)
+    }
+
+    async fn release_session(&self, releases: Vec<SessionRelease>) -> Vec<StoreResult<u64>> {
+        let one = |release: SessionRelease| async move {
+            let bye = release.cause == ReleaseCause::Bye;
+            self.release_one(&release.queue, release.session.0, bye, release.seed)
+                .await
+        };
+        join_all(releases.into_iter().map(one)).await
+    }
+
+    async fn settle(&self, items: Vec<SettleItem>) -> Vec<StoreResult<SettleResult>> {
+        let read = |_: &QueueName, _: &[&SettleItem], reply: Reply| each_number(reply, settled);
+        let size = |item: &SettleItem| match &item.settlement.outcome {
+            Outcome::Succeeded { result } => result.len() + 64,
+            other => other.error().len() + 64,
+        };
+        let batch = Batch {
+            link: &self.leases,
+            script: &scripts::SETTLE,
+            put: put_settlement,
+            size,
+            read,
+        };
+        self.batch(&items, |item| &item.settlement.lease.id.queue, batch)
+            .await
+    }
+
+    async fn sweep(&self, requests: Vec<SweepRequest>) -> Vec<StoreResult<SweepReport>> {
+        let one = |request: SweepRequest| async move {
+            let mut args = self.args();
+            args.text(u8::from(request.reclaim))
+                .text(request.hold_ms)
+                .text(request.limit)
+                .text(request.seed);
+            swept(
+                self.run(&self.admin, &scripts::SWEEP, &request.queue, args)
+                    .await?,
+            )
+        };
+        join_all(requests.into_iter().map(one)).await
+    }
+
+    async fn get(&self, ids: Vec<JobId>) -> Vec<StoreResult<Option<Job>>> {
+        let put = |args: &mut Args, id: &JobId| {
+            args.id(id);
+        };
+        let read = |_: &QueueName, ids: &[&JobId], reply: Reply| got(ids, reply);
+        let batch = Batch {
+            link: &self.admin,
+            script: &scripts::GET,
+            put,
+            size: |_: &JobId| 16_384,
+            read,
+        };
+        self.batch(&ids, |id| &id.queue, batch).await
+    }
+
+    async fn list(&self, request: ListRequest) -> StoreResult<JobPage> {
+        let (first, second) = place(request.cursor.as_deref())?;
+        let mut args = self.args();
+        args.text(request.state.code())
+            .text(request.limit)
+            .text(first)
+            .text(second);
+        page(
+            &request.queue,
+            self.run(&self.admin, &scripts::LIST, &request.queue, args)
+                .await?,
+        )
+    }
+
+    async fn act(&self, action: Action, ids: Vec<JobId>) -> Vec<StoreResult<ActionAnswer>> {
+        let name = match action {
+            Action::Cancel => "cancel",
+            Action::Redrive => "redrive",
+            Action::Delete => "delete",
+        };
+        let one = |queue: QueueName, ids: Vec<JobId>| async move {
+            let mut args = self.args();
+            args.text(name);
+            ids.iter().for_each(|id| {
+                args.id(id);
+            });
+            let reply = self.run(&self.admin, &scripts::ACT, &queue, args).await?;
+            reply
+                .list()?
+                .into_iter()
+                .map(|answer| acted(&queue, answer))
+                .collect::<StoreResult<Vec<_>>>()
+        };
+        let mut answers = Vec::with_capacity(ids.len());
+        // In order: the same id may come twice.
+        for run in ids
+            .chunk_by(|a, b| a.queue == b.queue)
+            .flat_map(|run| run.chunks(LEASES_PER_CALL))
+        {
+            match one(run[0].queue.clone(), run.to_vec()).await {
+                Ok(done) => answers.extend(done.into_iter().map(Ok)),
+                Err(error) => answers.extend(all(run, error)),
+            }
+        }
+        answers
+    }
+
+    async fn queues(&self) -> StoreResult<Vec<QueueName>> {
+        let mut command = cmd("ZRANGE");
+        command.arg(keys::QUEUES).arg(0).arg(-1);
+        let names = self.admin.command(&command).await?.texts();
+        let read = |name: String| {
+            name.parse()
+                .map_err(|_| StoreError::Corrupt(format!("the queue name {name:?}")))
+        };
+        names.into_iter().map(read).collect()
+    }
+
+    async fn stats(&self, queues: Vec<QueueName>) -> Vec<StoreResult<Option<QueueStats>>> {
+        let one = |queue: QueueName| async move {
+            let reply = self
+                .run(&self.admin, &scripts::STATS, &queue, self.args())
+                .await?;
+            if reply.is_nil() {
+                Ok(None)
+            } else {
+                policy::stats(queue, reply).map(Some)
+            }
+        };
+        join_all(queues.into_iter().map(one)).await
+    }
+
+    async fn put_queue(&self, records: Vec<QueueRecord>) -> Vec<StoreResult<bool>> {
+        if let Err(error) = self.enter(records.iter().map(|record| &record.queue)).await {
+            return all(&records, error);
+        }
+        join_all(records.iter().map(|record| self.put_one(record))).await
+    }
+
+    async fn set_caps(&self, orders: Vec<CapOrder>) -> Vec<StoreResult<CapAnswer>> {
+        if let Err(error) = self.enter(orders.iter().map(|order| &order.queue)).await {
+            return all(&orders, error);
+        }
+        join_all(orders.iter().map(|order| self.order_cap(order))).await
+    }
+
+    async fn pause(&self, queues: Vec<QueueName>, paused: bool) -> Vec<StoreResult<bool>> {
+        let one = |queue: QueueName| async move {
+            let mut args = self.args();
+            args.text(u8::from(paused));
+            Ok(self
+                .run(&self.admin, &scripts::PAUSE, &queue, args)
+                .await?
+                .number()?
+                == 1)
+        };
+        join_all(queues.into_iter().map(one)).await
+    }
+
+    async fn pulse(&self) -> StoreResult<Pulse> {
+        let (clock_ms, incarnation, watermark_ms) = self.beat().await?;
+        self.queues.belong_to(&incarnation);
+        let server = self.seen().await?;
+        Ok(Pulse {
+            clock_ms,
+            incarnation,
+            watermark_ms,
+            run_id: server.run_id,
+            durability: server.durability,
+        })
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<StoreEvent> {
+        self.events.subscribe()
+    }
+
+    async fn close(&self) {
+        self.end().await;
+    }
+}
