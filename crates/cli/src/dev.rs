@@ -116,7 +116,7 @@ async fn start(
         // Nobody waits any more when the worker has failed.
         let _ = router_up.send(());
     };
-    let router = tidegate_router::run_on(router, host, after_worker.clone(), up);
+    let router = Box::pin(tidegate_router::run_on(router, host, after_worker.clone(), up));
     let worker = worker_config(args, &addresses);
     let greeting = Greeting {
         addresses,

@@ -8,7 +8,11 @@ use tidegate_store::{
     Action, ActionAnswer, CapOrder, ListRequest, Reclaim, ReleaseCause, RenewAnswer, StoreError, StoreEvent,
 };
 
-use crate::fixture::{Fixture, START_MS, Worker, clock, costly, job, lease_of, ok, queue, retry};
+use tidegate_tests::Sandbox;
+
+use crate::fixture::{
+    Fixture, START_MS, Worker, clock, costly, job, lease_of, ok, queue, redis_server, retry,
+};
 
 /// Each case becomes one test per store.
 macro_rules! contract {
@@ -20,6 +24,14 @@ macro_rules! contract {
         mod sqlite {
             use super::*;
             $(#[tokio::test] async fn $case() { super::$case(Fixture::sqlite(clock()).await).await })+
+        }
+        mod redis {
+            use super::*;
+            $(#[tokio::test] async fn $case() {
+                let sandbox = Sandbox::new();
+                let server = redis_server(&sandbox).await;
+                super::$case(Fixture::redis(&server, clock()).await).await
+            })+
         }
     };
 }

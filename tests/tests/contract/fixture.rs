@@ -9,9 +9,9 @@ use tidegate_protocol::domain::{
 };
 use tidegate_store::{
     CapAnswer, CapOrder, Grants, JobStore, LeaseRequest, ManualClock, QueueRecord, QueueStats, ReleaseCause,
-    SessionRelease, SettleItem, SweepReport, SweepRequest, Want, memory::MemoryStore, sqlite,
+    SessionRelease, SettleItem, SweepReport, SweepRequest, Want, memory::MemoryStore, redis, sqlite,
 };
-use tidegate_tests::Sandbox;
+use tidegate_tests::{Redis, RedisOptions, Sandbox};
 use uuid::Uuid;
 
 /// Some time after the epoch: fences are made of it.
@@ -49,6 +49,20 @@ impl Fixture {
             store: Arc::new(store),
             clock,
             sandbox: Some(sandbox),
+        }
+    }
+
+    /// Forgets everything that the server holds.
+    pub async fn redis(server: &Redis<'_>, clock: Arc<ManualClock>) -> Self {
+        server.must(&["FLUSHALL"]).await;
+        let options = redis::RedisOptions {
+            clock: Some(clock.clone()),
+        };
+        let store = redis::RedisStore::connect(&server.url(), options).await.unwrap();
+        Self {
+            store: Arc::new(store),
+            clock,
+            sandbox: None,
         }
     }
 
@@ -180,6 +194,10 @@ impl Fixture {
         };
         self.store.set_caps(vec![order]).await.remove(0).unwrap()
     }
+}
+
+pub async fn redis_server(sandbox: &Sandbox) -> Redis<'_> {
+    Redis::start(sandbox, RedisOptions::default()).await
 }
 
 /// A worker process on one stream.

@@ -17,7 +17,9 @@ use tidegate_store::{
 };
 use uuid::Uuid;
 
-use crate::fixture::{Fixture, Worker, clock, hash, lease_of, queue};
+use tidegate_tests::{Redis, Sandbox};
+
+use crate::fixture::{Fixture, Worker, clock, hash, lease_of, queue, redis_server};
 
 const STEPS: usize = 120;
 const SEQUENCES: u64 = 40;
@@ -56,10 +58,23 @@ fn demand_equal<T: Debug>(name: &str, expected: &T, answer: &T, trace: &[String]
     let (expected, answer) = (format!("{expected:#?}"), format!("{answer:#?}"));
     if expected != answer {
         let tail = trace[trace.len().saturating_sub(15)..].join("\n  ");
-        panic!(
-            "{name} disagrees with memory\nmemory: {expected}\n{name}: {answer}\nlast operations:\n  {tail}"
-        );
+        let differing = differing_lines(&expected, &answer);
+        panic!("{name} disagrees with memory\n{differing}\nlast operations:\n  {tail}");
     }
+}
+
+/// Where two long texts part, with some lines around it.
+fn differing_lines(expected: &str, answer: &str) -> String {
+    let (a, b): (Vec<_>, Vec<_>) = (expected.lines().collect(), answer.lines().collect());
+    let first = a
+        .iter()
+        .zip(&b)
+        .position(|(a, b)| a != b)
+        .unwrap_or(a.len().min(b.len()));
+    let around = |lines: &[&str]| {
+        lines[first.saturating_sub(8).min(lines.len())..(first + 8).min(lines.len())].join("\n")
+    };
+    format!("memory: {}\nother: {}", around(&a), around(&b))
 }
 
 #[tokio::test]
@@ -69,9 +84,11 @@ async fn all_stores_agree_on_random_sequences() {
         Some(seed) => seed..seed + 1,
         None => 0..number("TIDEGATE_TEST_SEQUENCES").unwrap_or(SEQUENCES),
     };
+    let sandbox = Sandbox::new();
+    let server = redis_server(&sandbox).await;
     for seed in seeds {
         println!("replay with TIDEGATE_TEST_SEED={seed}");
-        let mut world = World::new(seed).await;
+        let mut world = World::new(seed, &server).await;
         for _ in 0..STEPS {
             world.step().await;
         }
@@ -82,11 +99,12 @@ async fn all_stores_agree_on_random_sequences() {
 }
 
 impl World {
-    async fn new(seed: u64) -> Self {
+    async fn new(seed: u64, server: &Redis<'_>) -> Self {
         let clock = clock();
         let stores = vec![
             ("memory", Fixture::memory(clock.clone())),
-            ("sqlite", Fixture::sqlite(clock).await),
+            ("sqlite", Fixture::sqlite(clock.clone()).await),
+            ("redis", Fixture::redis(server, clock).await),
         ];
         let workers = (1..=4).map(Worker::new).collect();
         let rng = Rng::with_seed(seed);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate_tests::{Process, Router, RouterOptions, Sandbox, free_port};
+use tidegate_tests::{Process, Redis, RedisOptions, Router, RouterOptions, Sandbox, free_port};
 
 /// Runs a command to its end: exit code and everything it said.
 async fn fails(sandbox: &Sandbox, args: &[&str], code: i32, says: &str) {
@@ -84,6 +84,21 @@ async fn a_router_that_cannot_start_says_why() {
     };
     check(&["--config", &config], 2, "did you mean").await;
     check(&["--store", "mysql://x"], 2, "redis://").await;
+    let nobody = format!("redis://user:s3cret@127.0.0.1:{}/0", free_port());
+    check(
+        &["--store", &nobody],
+        5,
+        "cannot reach the job store at redis://127.0.0.1",
+    )
+    .await;
+    let settings = RedisOptions::default().with("maxmemory-policy", "allkeys-lru");
+    let evicting = Redis::start(&sandbox, settings).await;
+    check(
+        &["--store", &evicting.url()],
+        1,
+        "set maxmemory-policy noeviction",
+    )
+    .await;
     let router = Router::start(&sandbox, "memory:", RouterOptions::default()).await;
     let taken = router.grpc_address();
     let args = [

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use tidegate_tests::{Answer, App, Router, RouterOptions, Sandbox, WorkerOptions, WorkerProc};
+use tidegate_tests::{
+    Answer, App, Redis, RedisOptions, Router, RouterOptions, Sandbox, WorkerOptions, WorkerProc,
+};
 
 use crate::producer::{queue_stats, submit_all};
 
@@ -12,6 +14,27 @@ fn capped(cap: u32) -> RouterOptions {
         policies: Some(policies),
         ..RouterOptions::default()
     }
+}
+
+/// Looks at the queue each 100 ms; answers the most slots seen, after checking each sample against the cap.
+async fn highest_sample(router: &str, time: Duration) -> u64 {
+    let end = Instant::now() + time;
+    let (mut before, mut highest) = (0, 0);
+    while Instant::now() < end {
+        if let Some(queue) = queue_stats(router, "email").await {
+            let cap = u64::from(queue.effective_cap.expect("a queue that costs has a cap"));
+            // A lowered cap drains; it never admits.
+            assert!(
+                queue.slots <= cap.max(before),
+                "{} slots, {before} before, cap {cap}",
+                queue.slots
+            );
+            before = queue.slots;
+            highest = highest.max(queue.slots);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    highest
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -29,25 +52,7 @@ async fn no_sample_is_above_the_cap_while_it_changes_and_workers_die() {
     }
     submit_all(&urls, "email", 2_000).await;
 
-    let sampling = async {
-        let end = Instant::now() + Duration::from_secs(8);
-        let (mut before, mut highest) = (0, 0);
-        while Instant::now() < end {
-            if let Some(queue) = queue_stats(&urls[0], "email").await {
-                let cap = u64::from(queue.effective_cap.expect("a queue that costs has a cap"));
-                // A lowered cap drains; it never admits.
-                assert!(
-                    queue.slots <= cap.max(before),
-                    "{} slots, {before} before, cap {cap}",
-                    queue.slots
-                );
-                before = queue.slots;
-                highest = highest.max(queue.slots);
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        highest
-    };
+    let sampling = highest_sample(&urls[0], Duration::from_secs(8));
     let changing = async {
         let mut router = router;
         for (round, cap) in [9, 2, 6].into_iter().enumerate() {
@@ -76,6 +81,47 @@ async fn no_sample_is_above_the_cap_while_it_changes_and_workers_die() {
     };
     let (highest, _router) = tokio::join!(sampling, changing);
     assert!(highest >= 4, "the cap was never used: {highest}");
+    assert!(
+        app.max_in_flight() <= 9 + 4,
+        "{} in flight at the app",
+        app.max_in_flight()
+    );
+}
+
+/// Two routers grant from one Redis; a third one comes and goes, and each time brings another cap.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_sample_is_above_the_cap_on_redis_with_several_routers() {
+    let sandbox = Sandbox::new();
+    let redis = Redis::start(&sandbox, RedisOptions::default()).await;
+    let app = App::start(|_| Answer::ok().after(Duration::from_millis(40)));
+    let first = Router::start(&sandbox, &redis.url(), capped(4)).await;
+    let second = Router::start(&sandbox, &redis.url(), capped(4)).await;
+    let urls = vec![first.grpc_url(), second.grpc_url()];
+    let mut workers = Vec::new();
+    for i in 0..4 {
+        let url = &urls[i % 2..=i % 2];
+        workers
+            .push(WorkerProc::start(&sandbox, url, &app.url(), &["email"], WorkerOptions::default()).await);
+    }
+    submit_all(&urls, "email", 2_000).await;
+
+    let changing = async {
+        for (round, cap) in [9, 2, 6].into_iter().enumerate() {
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            let brief = Router::start(&sandbox, &redis.url(), capped(cap)).await;
+            brief.process.kill9();
+            if round < 2 {
+                workers[round].process.kill9();
+                let url = &urls[round..=round];
+                workers.push(
+                    WorkerProc::start(&sandbox, url, &app.url(), &["email"], WorkerOptions::default()).await,
+                );
+            }
+        }
+    };
+    let (highest, ()) = tokio::join!(highest_sample(&urls[1], Duration::from_secs(8)), changing);
+    assert!(highest > 4, "a raised cap was never used: {highest}");
+    // What a killed worker left running at the app is still counted as slots, so both together stay bounded.
     assert!(
         app.max_in_flight() <= 9 + 4,
         "{} in flight at the app",

@@ -6,7 +6,7 @@ use tidegate_protocol::v1::{
     Credit, Credits, Grant, Hello, LeaseRef, LeaseRequest, LeaseResponse, Settle, SettleResult, Settlement,
     Succeeded, lease_request, lease_response, lease_service_client::LeaseServiceClient, settlement,
 };
-use tidegate_tests::{Router, RouterOptions, Sandbox};
+use tidegate_tests::{Redis, RedisOptions, Router, RouterOptions, Sandbox};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -113,18 +113,31 @@ fn message(message: lease_request::Message) -> LeaseRequest {
 async fn a_stale_settle_is_refused() {
     let sandbox = Sandbox::new();
     let router = Router::start(&sandbox, "memory:", RouterOptions::default()).await;
-    submit_all(&[router.grpc_url()], "email", 1).await;
-    let mut first = HandWorker::connect(&router.grpc_url()).await;
+    stale_settle(&router.grpc_url(), &router.grpc_url()).await;
+}
+
+#[tokio::test]
+async fn a_stale_settle_is_refused_by_another_router_too() {
+    let sandbox = Sandbox::new();
+    let redis = Redis::start(&sandbox, RedisOptions::default()).await;
+    let one = Router::start(&sandbox, &redis.url(), RouterOptions::default()).await;
+    let other = Router::start(&sandbox, &redis.url(), RouterOptions::default()).await;
+    stale_settle(&one.grpc_url(), &other.grpc_url()).await;
+}
+
+async fn stale_settle(one: &str, other: &str) {
+    submit_all(&[one.to_owned()], "email", 1).await;
+    let mut first = HandWorker::connect(one).await;
     let old = first.one_grant().await;
     drop(first);
 
     // Its stream is broken: the job comes back after two seconds, to whoever asks.
-    let mut second = HandWorker::connect(&router.grpc_url()).await;
+    let mut second = HandWorker::connect(other).await;
     let new = second.one_grant().await;
     assert_eq!(new.job_id, old.job_id);
     assert!(new.fence > old.fence);
 
-    let mut late = HandWorker::connect(&router.grpc_url()).await;
+    let mut late = HandWorker::connect(one).await;
     assert_eq!(late.settle(&old).await, SettleResult::Stale);
     assert_eq!(second.settle(&new).await, SettleResult::Recorded);
     assert_eq!(

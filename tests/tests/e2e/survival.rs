@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tidegate_tests::{Answer, App, Router, RouterOptions, Sandbox, WorkerOptions, WorkerProc, eventually};
+use tidegate_tests::{
+    Answer, App, Redis, RedisOptions, Router, RouterOptions, Sandbox, WorkerOptions, WorkerProc, eventually,
+};
 
 use crate::producer::{queue_stats, submit_all};
 
@@ -78,10 +80,59 @@ async fn sqlite_survives_kill_9_of_worker_and_router() {
     all_succeed(&router.grpc_url(), &app, &ids).await;
 }
 
+/// Two routers on one Redis, started with its append-only file: kill -9 of a worker, a router and Redis itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_with_two_routers_survives_kill_9_of_worker_router_and_redis() {
+    let sandbox = Sandbox::new();
+    let redis = Redis::start(&sandbox, RedisOptions::default()).await;
+    let app = App::start(|_| Answer::ok());
+    let doomed = Router::start(&sandbox, &redis.url(), RouterOptions::default()).await;
+    let staying = Router::start(&sandbox, &redis.url(), RouterOptions::default()).await;
+    let urls = vec![doomed.grpc_url(), staying.grpc_url()];
+    let options = || WorkerOptions {
+        slots: Some(32),
+        ..WorkerOptions::default()
+    };
+    let first = WorkerProc::start(&sandbox, &urls, &app.url(), &["email"], options()).await;
+    let _second = WorkerProc::start(&sandbox, &urls, &app.url(), &["email"], options()).await;
+
+    let submitting = submit_all(&urls, "email", JOBS);
+    let killing = async {
+        app.wait_for(JOBS / 10, PATIENCE).await;
+        first.process.kill9();
+        app.wait_for(JOBS / 5, PATIENCE).await;
+        doomed.process.kill9();
+        let listen = Some(doomed.grpc_address());
+        let heir = RouterOptions {
+            listen,
+            ..RouterOptions::default()
+        };
+        let heir = Router::start(&sandbox, &redis.url(), heir).await;
+        app.wait_for(JOBS * 2 / 5, PATIENCE).await;
+        redis.kill9().await;
+        redis.restart().await;
+        heir
+    };
+    let (ids, _heir) = tokio::join!(submitting, killing);
+    let _third = WorkerProc::start(&sandbox, &urls, &app.url(), &["email"], options()).await;
+    all_succeed(&staying.grpc_url(), &app, &ids).await;
+}
+
 /// With its defaults, a well-known queue takes 60 s here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_of_a_killed_worker_run_again_within_five_seconds() {
     let sandbox = Sandbox::new();
+    again_within_five_seconds(&sandbox, "memory:").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_of_a_killed_worker_run_again_within_five_seconds_on_redis() {
+    let sandbox = Sandbox::new();
+    let redis = Redis::start(&sandbox, RedisOptions::default()).await;
+    again_within_five_seconds(&sandbox, &redis.url()).await;
+}
+
+async fn again_within_five_seconds(sandbox: &Sandbox, store: &str) {
     let app = App::start(|delivery| {
         if delivery.attempt == 1 && delivery.number < 4 {
             Answer::ok().after(Duration::from_secs(60))
@@ -89,12 +140,12 @@ async fn jobs_of_a_killed_worker_run_again_within_five_seconds() {
             Answer::ok()
         }
     });
-    let router = Router::start(&sandbox, "memory:", RouterOptions::default()).await;
+    let router = Router::start(sandbox, store, RouterOptions::default()).await;
     let urls = vec![router.grpc_url()];
-    let doomed = WorkerProc::start(&sandbox, &urls, &app.url(), &["email"], WorkerOptions::default()).await;
+    let doomed = WorkerProc::start(sandbox, &urls, &app.url(), &["email"], WorkerOptions::default()).await;
     submit_all(&urls, "email", 4).await;
     app.wait_for(4, PATIENCE).await;
-    let _heir = WorkerProc::start(&sandbox, &urls, &app.url(), &["email"], WorkerOptions::default()).await;
+    let _heir = WorkerProc::start(sandbox, &urls, &app.url(), &["email"], WorkerOptions::default()).await;
     doomed.process.kill9();
     let killed = Instant::now();
     app.wait_for(8, PATIENCE).await;
