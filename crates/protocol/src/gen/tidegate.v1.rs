@@ -896,7 +896,7 @@ pub mod lease_service_server {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AttachRequest {
-    #[prost(oneof = "attach_request::Message", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "attach_request::Message", tags = "1, 2, 3, 4, 5")]
     pub message: ::core::option::Option<attach_request::Message>,
 }
 /// Nested message and enum types in `AttachRequest`.
@@ -911,7 +911,20 @@ pub mod attach_request {
         Applied(super::Applied),
         #[prost(message, tag = "4")]
         CapAnswers(super::CapAnswers),
+        #[prost(message, tag = "5")]
+        Refusal(super::Refusal),
     }
+}
+/// Sent by a node before it ends the stream: it obeys another leadership, which is still in force.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Refusal {
+    /// Newest version it has applied, and of which ledger.
+    #[prost(message, optional, tag = "1")]
+    pub obeyed: ::core::option::Option<Version>,
+    #[prost(string, tag = "2")]
+    pub ledger_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AttachResponse {
@@ -3346,6 +3359,58 @@ pub struct GetFleetResponse {
     pub version: ::core::option::Option<Version>,
     #[prost(bool, tag = "3")]
     pub leader: bool,
+    /// The newest decision of each queue.
+    #[prost(message, repeated, tag = "4")]
+    pub decisions: ::prost::alloc::vec::Vec<Decision>,
+    #[prost(message, repeated, tag = "5")]
+    pub resources: ::prost::alloc::vec::Vec<ResourceUse>,
+    /// Why this controller does not lead, e.g. that nodes obey another one. Empty when it leads.
+    #[prost(string, tag = "6")]
+    pub standby_reason: ::prost::alloc::string::String,
+    /// Each queue as last reported.
+    #[prost(message, repeated, tag = "7")]
+    pub queues: ::prost::alloc::vec::Vec<QueueStatus>,
+}
+/// What is known of one queue.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct QueueStatus {
+    #[prost(string, tag = "1")]
+    pub queue: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub ready: u64,
+    #[prost(uint64, tag = "3")]
+    pub running: u64,
+    #[prost(uint64, tag = "4")]
+    pub slots: u64,
+    /// In force as far as the store has acknowledged it.
+    #[prost(uint32, tag = "5")]
+    pub cap: u32,
+    #[prost(uint32, tag = "6")]
+    pub target: u32,
+    /// Smoothed, of the last window; absent without completions.
+    #[prost(double, optional, tag = "7")]
+    pub run_time_p99_ms: ::core::option::Option<f64>,
+    #[prost(double, tag = "8")]
+    pub completions_per_second: f64,
+    #[prost(double, tag = "9")]
+    pub failures_per_second: f64,
+}
+/// How much of a resource its queues may use and use.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResourceUse {
+    #[prost(string, tag = "1")]
+    pub resource: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub capacity: u32,
+    /// floor(headroom * capacity).
+    #[prost(uint32, tag = "3")]
+    pub budget: u32,
+    /// Sum of cost * slots over its queues, by the store.
+    #[prost(uint64, tag = "4")]
+    pub in_use: u64,
+    /// Sum of cost * cap over its queues.
+    #[prost(uint64, tag = "5")]
+    pub granted: u64,
 }
 /// Generated client implementations.
 pub mod tuning_service_client {
