@@ -30,6 +30,9 @@ mod wait;
 pub use app::{Answer, App, Delivery, End};
 pub use process::Process;
 pub use redis::{Redis, RedisOptions};
-pub use roles::{Dev, DevOptions, Router, RouterOptions, WorkerOptions, WorkerProc, http_get};
-pub use sandbox::{Sandbox, free_port};
+pub use roles::{
+    Controller, ControllerOptions, Dev, DevOptions, Router, RouterOptions, WorkerOptions, WorkerProc,
+    http_get,
+};
+pub use sandbox::{Sandbox, free_address, free_port};
 pub use wait::{START_TIMEOUT, eventually};

@@ -95,6 +95,57 @@ impl Router {
     }
 }
 
+#[derive(Clone, Default)]
+pub struct ControllerOptions {
+    /// A fixed address, for a controller that must come back where it was; else a free port.
+    pub listen: Option<String>,
+    /// The text of a policies file.
+    pub policies: Option<String>,
+    /// The text of a config file.
+    pub config: Option<String>,
+    pub args: Vec<String>,
+}
+
+/// `tidegate controller`.
+pub struct Controller {
+    pub process: Process,
+    ready: Ready,
+}
+
+impl Controller {
+    pub async fn start(sandbox: &Sandbox, options: ControllerOptions) -> Self {
+        let listen = options.listen.as_deref().unwrap_or(ANY_PORT);
+        let mut args = strings(&["controller", "--listen", listen, "--metrics-listen", ANY_PORT]);
+        if let Some(policies) = &options.policies {
+            args.extend([
+                "--policies".to_owned(),
+                sandbox.write(&unique("policies"), policies),
+            ]);
+        }
+        if let Some(config) = &options.config {
+            args.extend(["--config".to_owned(), sandbox.write(&unique("config"), config)]);
+        }
+        args.extend(options.args);
+        let (process, ready) = start(sandbox, "controller", args, &[]).await;
+        Self { process, ready }
+    }
+
+    /// As `--controller` and gRPC clients take it.
+    pub fn grpc_url(&self) -> String {
+        self.ready.url("grpc")
+    }
+
+    /// `host:port`, for [`ControllerOptions::listen`] of its successor.
+    pub fn grpc_address(&self) -> String {
+        self.ready.address("grpc").to_owned()
+    }
+
+    /// The text of its metrics page.
+    pub async fn metrics(&self) -> String {
+        metrics(&self.ready).await
+    }
+}
+
 /// `tidegate worker`, delivering to an HTTP app.
 pub struct WorkerProc {
     pub process: Process,

@@ -61,12 +61,21 @@ impl Drop for Sandbox {
     }
 }
 
+/// Below the range that the system takes for outgoing connections.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
 /// A port that was free a moment ago. Another process may take it first: prefer port 0 where the program reports what
 /// it got, and retry where it does not.
+///
+/// It is none of those that the system gives to outgoing connections: while a killed server is down, its clients try
+/// again and again, and one of their own ports would at last be the one that the server needs to come back.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bind a loopback port");
-    listener
-        .local_addr()
-        .expect("a bound listener has an address")
-        .port()
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let mut tries = std::iter::repeat_with(|| fastrand::u16(PORTS));
+    tries.find(free).expect("the iterator has no end")
+}
+
+/// An address for a server that has to come back where it was.
+pub fn free_address() -> String {
+    format!("127.0.0.1:{}", free_port())
 }

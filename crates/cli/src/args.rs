@@ -5,7 +5,7 @@ use tidegate_client::{Client, ClientError};
 use tidegate_router::RouterArgs;
 use tidegate_worker::WorkerArgs;
 
-use crate::{dev::DevArgs, job::JobCommand, queue::QueueCommand, submit::SubmitArgs};
+use crate::{config::ConfigCommand, dev::DevArgs, job::JobCommand, queue::QueueCommand, submit::SubmitArgs};
 
 /// Background jobs whose concurrency is found at run time.
 ///
@@ -90,6 +90,11 @@ pub enum Command {
     /// Example: tidegate queue get email
     #[command(subcommand, verbatim_doc_comment)]
     Queue(QueueCommand),
+    /// Look at the configuration
+    ///
+    /// Example: tidegate config print --origin
+    #[command(subcommand, verbatim_doc_comment)]
+    Config(ConfigCommand),
 }
 
 #[cfg(test)]

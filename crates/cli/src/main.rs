@@ -1,6 +1,7 @@
 //! The command `tidegate`: drives everything.
 
 mod args;
+mod config;
 mod dev;
 mod echo;
 mod exit;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
             Command::Submit(args) => submit::run(&cli.common, args).await,
             Command::Job(command) => job::run(&cli.common, command).await,
             Command::Queue(command) => queue::run(&cli.common, command).await,
+            Command::Config(command) => config::run(&cli.common, command),
         }
     });
     exit::report(result)

@@ -26,6 +26,11 @@
 //! `settles` (what is to be told); `run` runs attempts on the application's runtime. [`http`] delivers jobs to an app in
 //! any language. What this crate does not know: the store, targets' reasons, other workers.
 
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
+
 mod config;
 mod connect;
 mod core;

@@ -112,3 +112,45 @@ async fn a_router_that_cannot_start_says_why() {
     ];
     fails(&sandbox, &args, 1, "in use").await;
 }
+
+#[tokio::test]
+async fn config_print_says_where_each_value_comes_from_and_hides_secrets() {
+    let sandbox = Sandbox::new();
+    let config = sandbox.write(
+        "tidegate.toml",
+        "[router]\nname = \"edge-1\"\n[worker]\nslots = 7\n",
+    );
+    let env = [
+        ("REDIS_URL", "redis://:s3cret@cache/0"),
+        ("TIDEGATE_WORKER__APP", "http://app/"),
+    ];
+    let process = Process::tidegate(
+        &sandbox,
+        ["config", "print", "--origin", "--config", &config],
+        &env,
+    );
+    assert_eq!(
+        process.wait_exit(Duration::from_secs(30)).await,
+        0,
+        "{}",
+        process.tail()
+    );
+    let said = process.stdout();
+    for line in [
+        format!("router.name = \"edge-1\"  # {config}"),
+        "router.store = \"[redacted]\"  # env REDIS_URL".to_owned(),
+        "worker.app = \"http://app/\"  # env TIDEGATE_WORKER__APP".to_owned(),
+        format!("worker.slots = 7  # {config}"),
+        "worker.metrics_listen = \"127.0.0.1:9466\"  # default".to_owned(),
+    ] {
+        assert!(said.contains(&line), "no {line:?} in {said}");
+    }
+    assert!(!said.contains("s3cret"), "{said}");
+    fails(
+        &sandbox,
+        &["config", "print", "--config", "/nowhere.toml"],
+        2,
+        "/nowhere.toml",
+    )
+    .await;
+}

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tidegate_tests::{
-    Answer, App, Redis, RedisOptions, Router, RouterOptions, Sandbox, WorkerOptions, WorkerProc,
+    Answer, App, Redis, RedisOptions, Router, RouterOptions, Sandbox, WorkerOptions, WorkerProc, free_address,
 };
 
 use crate::producer::{queue_stats, submit_all};
@@ -42,7 +42,11 @@ async fn no_sample_is_above_the_cap_while_it_changes_and_workers_die() {
     let sandbox = Sandbox::new();
     let store = format!("sqlite:{}", sandbox.path().join("jobs.db").display());
     let app = App::start(|_| Answer::ok().after(Duration::from_millis(40)));
-    let router = Router::start(&sandbox, &store, capped(4)).await;
+    let put = RouterOptions {
+        listen: Some(free_address()),
+        ..capped(4)
+    };
+    let router = Router::start(&sandbox, &store, put).await;
     let listen = router.grpc_address();
     let urls = vec![router.grpc_url()];
     let mut workers = Vec::new();

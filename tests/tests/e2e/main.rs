@@ -11,4 +11,5 @@ mod dev;
 mod fences;
 mod harness;
 mod producer;
+mod readme;
 mod survival;

@@ -7,12 +7,21 @@ use std::{
 
 use tidegate_tests::{
     Answer, App, Redis, RedisOptions, Router, RouterOptions, Sandbox, WorkerOptions, WorkerProc, eventually,
+    free_address,
 };
 
 use crate::producer::{queue_stats, submit_all};
 
 const JOBS: usize = 10_000;
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// For a router that has to come back where it was.
+fn staying_put() -> RouterOptions {
+    RouterOptions {
+        listen: Some(free_address()),
+        ..RouterOptions::default()
+    }
+}
 
 /// Waits until every job has succeeded, then checks that nothing was lost, left or counted twice.
 async fn all_succeed(router: &str, app: &App, ids: &[String]) {
@@ -49,7 +58,7 @@ async fn sqlite_survives_kill_9_of_worker_and_router() {
     let sandbox = Sandbox::new();
     let store = format!("sqlite:{}", sandbox.path().join("jobs.db").display());
     let app = App::start(|_| Answer::ok());
-    let router = Router::start(&sandbox, &store, RouterOptions::default()).await;
+    let router = Router::start(&sandbox, &store, staying_put()).await;
     let urls = vec![router.grpc_url()];
     let options = || WorkerOptions {
         slots: Some(32),
@@ -64,6 +73,7 @@ async fn sqlite_survives_kill_9_of_worker_and_router() {
         first.process.kill9();
         app.wait_for(JOBS / 5, PATIENCE).await;
         router.process.kill9();
+        router.process.wait_exit(PATIENCE).await;
         let listen = Some(router.grpc_address());
         Router::start(
             &sandbox,
@@ -86,7 +96,7 @@ async fn redis_with_two_routers_survives_kill_9_of_worker_router_and_redis() {
     let sandbox = Sandbox::new();
     let redis = Redis::start(&sandbox, RedisOptions::default()).await;
     let app = App::start(|_| Answer::ok());
-    let doomed = Router::start(&sandbox, &redis.url(), RouterOptions::default()).await;
+    let doomed = Router::start(&sandbox, &redis.url(), staying_put()).await;
     let staying = Router::start(&sandbox, &redis.url(), RouterOptions::default()).await;
     let urls = vec![doomed.grpc_url(), staying.grpc_url()];
     let options = || WorkerOptions {
@@ -102,6 +112,7 @@ async fn redis_with_two_routers_survives_kill_9_of_worker_router_and_redis() {
         first.process.kill9();
         app.wait_for(JOBS / 5, PATIENCE).await;
         doomed.process.kill9();
+        doomed.process.wait_exit(PATIENCE).await;
         let listen = Some(doomed.grpc_address());
         let heir = RouterOptions {
             listen,
