@@ -108,10 +108,12 @@ impl Rows {
         let gone = self.jobs.values().filter(|job| job.now.is_none());
         let gone: Vec<_> = gone.map(|job| job.local).collect();
         for chunk in gone.chunks(ROWS_PER_STATEMENT) {
-            let mut query = QueryBuilder::<Sqlite>::new("DELETE FROM jobs WHERE (queue, local) IN (");
-            query.push_values(chunk, |mut row, local| {
-                row.push_bind(id).push_bind(local.as_bytes().to_vec());
-            });
+            let mut query = QueryBuilder::<Sqlite>::new("DELETE FROM jobs WHERE queue = ");
+            query.push_bind(id).push(" AND local IN (");
+            let mut list = query.separated(", ");
+            for local in chunk {
+                list.push_bind(local.as_bytes().to_vec());
+            }
             query.push(")").build().execute(&mut *tx).await?;
         }
         self.write_ghosts(tx, id).await?;
@@ -122,14 +124,16 @@ impl Rows {
         let all: Vec<_> = self.ghosts.iter().collect();
         let (there, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, ghost)| ghost.is_some());
         for chunk in gone.chunks(ROWS_PER_STATEMENT) {
-            let mut query =
-                QueryBuilder::<Sqlite>::new("DELETE FROM ghosts WHERE (queue, local, fence) IN (");
-            query.push_values(chunk, |mut row, ((local, fence), _)| {
-                row.push_bind(id)
-                    .push_bind(local.as_bytes().to_vec())
-                    .push_bind(*fence as i64);
-            });
-            query.push(")").build().execute(&mut *tx).await?;
+            // Alternatives, not a list of row values: for that SQLite walks over the whole table.
+            let mut query = QueryBuilder::<Sqlite>::new("DELETE FROM ghosts WHERE ");
+            for (i, ((local, fence), _)) in chunk.iter().enumerate() {
+                query
+                    .push(if i == 0 { "(queue = " } else { " OR (queue = " })
+                    .push_bind(id);
+                query.push(" AND local = ").push_bind(local.as_bytes().to_vec());
+                query.push(" AND fence = ").push_bind(*fence as i64).push(")");
+            }
+            query.build().execute(&mut *tx).await?;
         }
         for chunk in there.chunks(ROWS_PER_STATEMENT) {
             let mut query = QueryBuilder::<Sqlite>::new("INSERT OR REPLACE INTO ghosts ");
@@ -146,18 +150,25 @@ impl Rows {
     }
 
     async fn write_keys(&self, tx: &mut SqliteConnection, id: i64) -> Result<(), sqlx::Error> {
-        let gone: Vec<_> = self
-            .keys
-            .iter()
-            .filter(|(_, entry)| entry.is_none())
-            .map(|(key, _)| key)
-            .collect();
-        for chunk in gone.chunks(ROWS_PER_STATEMENT) {
-            let mut query = QueryBuilder::<Sqlite>::new("DELETE FROM keys WHERE (queue, request, key) IN (");
-            query.push_values(chunk, |mut row, (request, key)| {
-                row.push_bind(id).push_bind(*request).push_bind(key.clone());
-            });
-            query.push(")").build().execute(&mut *tx).await?;
+        for request in [false, true] {
+            let gone = self
+                .keys
+                .iter()
+                .filter(|((of, _), entry)| *of == request && entry.is_none());
+            let gone: Vec<_> = gone.map(|((_, key), _)| key).collect();
+            for chunk in gone.chunks(ROWS_PER_STATEMENT) {
+                let mut query = QueryBuilder::<Sqlite>::new("DELETE FROM keys WHERE queue = ");
+                query
+                    .push_bind(id)
+                    .push(" AND request = ")
+                    .push_bind(request)
+                    .push(" AND key IN (");
+                let mut list = query.separated(", ");
+                for key in chunk {
+                    list.push_bind((*key).clone());
+                }
+                query.push(")").build().execute(&mut *tx).await?;
+            }
         }
         let there: Vec<_> = self
             .keys
@@ -199,21 +210,19 @@ async fn enter_jobs(tx: &mut SqliteConnection, id: i64, jobs: &[&JobChange]) -> 
     Ok(())
 }
 
-/// Jobs that the file knows: their payload stays as it is.
+/// Jobs that the file knows: their payload stays as it is. An upsert, because it looks each row up by its key; an
+/// `UPDATE ... FROM` lets SQLite walk over the whole queue instead.
 async fn change_jobs(tx: &mut SqliteConnection, id: i64, jobs: &[&JobChange]) -> Result<(), sqlx::Error> {
     for chunk in jobs.chunks(ROWS_PER_STATEMENT) {
         let bodies = bodies(chunk)?;
-        let mut query =
-            QueryBuilder::<Sqlite>::new("UPDATE jobs SET position = new.column2, body = new.column3 FROM (");
+        let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO jobs ");
         query.push_values(chunk.iter().zip(bodies), |mut row, (job, body)| {
-            row.push_bind(job.local.as_bytes().to_vec());
+            row.push_bind(id).push_bind(job.local.as_bytes().to_vec());
             row.push_bind(job.position.map(|position| position as i64))
-                .push_bind(body);
+                .push_bind(body)
+                .push_bind(Vec::new());
         });
-        query
-            .push(") AS new WHERE jobs.queue = ")
-            .push_bind(id)
-            .push(" AND jobs.local = new.column1");
+        query.push(" ON CONFLICT DO UPDATE SET position = excluded.position, body = excluded.body");
         query.build().execute(&mut *tx).await?;
     }
     Ok(())

@@ -16,8 +16,10 @@ local function head(lane, ahead)
   end
   while stale < STALE_MAX do
     if list.at > #list.entries then
+      if list.ended then return nil end
       local n = min(ahead, list.size)
       list.entries, list.at = call('LRANGE', READY_LIST[lane], list.popped, list.popped + n - 1), 1
+      list.ended = #list.entries < n
       if #list.entries == 0 then return nil end
       list.size = min(list.size * 2, LOAD_MAX)
       local ids = {}
