@@ -1,4 +1,4 @@
-//! A job as it is kept: a head of fixed size that the scripts read and rewrite, then key, meta (headers and trace
+//! A job as it is kept: a head of fixed size that the operations read and rewrite, then key, meta (headers and trace
 //! context), payload, error and result. `lua/lib.lua` has the same layout in `HEAD`.
 //!
 //! Numbers are big-endian and below 2^53, because Lua's are doubles; times beyond that (285,000 years) are cut to it.
@@ -15,6 +15,8 @@ use crate::{StoreError, StoreResult};
 
 const FORMAT_VERSION: u8 = 1;
 pub(crate) const HEAD_BYTES: usize = 162;
+/// Place in the ready list, created, due and ran, which the store writes when a job enters.
+pub(crate) const TIMES: std::ops::Range<usize> = 26..58;
 const NUMBER_MAX: u64 = (1 << 53) - 1;
 
 const WANT_RESULT: u8 = 1;

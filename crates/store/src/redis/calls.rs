@@ -1,4 +1,4 @@
-//! From lists of items to script calls and back: one call per queue and piece, queues side by side, pieces in order.
+//! From lists of items to calls and back: one call per queue and piece, queues side by side, pieces in order.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,14 +10,14 @@ use futures_util::future::join_all;
 use tidegate_protocol::domain::{JobId, LeaseRef, LocalId, QueueName};
 use uuid::Uuid;
 
-use super::{RedisStore, blob::number, keys, link::Link, reply::Reply, scripts::Script};
+use super::{RedisStore, blob::number, keys, link::Link, operations::Operation, reply::Reply};
 use crate::{StoreError, StoreResult};
 
 /// About a millisecond or two of the server.
 const ITEMS_PER_PIECE: usize = 256;
 const BYTES_PER_PIECE: usize = 1 << 20;
 
-/// Arguments of a script, as bytes.
+/// Arguments of an operation, as bytes.
 pub(super) struct Args(pub Vec<Vec<u8>>);
 
 impl Args {
@@ -47,7 +47,7 @@ impl Args {
     }
 }
 
-/// The id that a script answers with.
+/// The id that an operation answers with.
 pub(super) fn id(queue: &QueueName, local: LocalId) -> JobId {
     JobId {
         queue: queue.clone(),
@@ -105,7 +105,7 @@ impl KnownQueues {
 /// One kind of call for many items of a queue.
 pub(super) struct Batch<'a, P, S, D> {
     pub link: &'a Link,
-    pub script: &'static Script,
+    pub operation: Operation,
     /// Arguments of one item.
     pub put: P,
     /// About how many bytes they are.
@@ -115,7 +115,7 @@ pub(super) struct Batch<'a, P, S, D> {
 }
 
 impl RedisStore {
-    /// The arguments that every script about a queue begins with.
+    /// The arguments that every operation about a queue begins with.
     pub(super) fn args(&self) -> Args {
         Args(vec![
             self.clock
@@ -128,14 +128,14 @@ impl RedisStore {
     pub(super) async fn run(
         &self,
         link: &Link,
-        script: &Script,
+        operation: Operation,
         queue: &QueueName,
         args: Args,
     ) -> StoreResult<Reply> {
         if self.closed.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(StoreError::Unavailable("the store is closed".to_owned()));
         }
-        link.run(script, &keys::tag(queue), &args.0).await
+        link.run(operation, &keys::tag(queue), &args.0).await
     }
 
     pub(super) async fn batch<T, R, P, S, D>(
@@ -172,7 +172,11 @@ impl RedisStore {
                 all[i] = Some(answer);
             }
         }
-        let missing = || Err(StoreError::Corrupt("a script answered too few items".to_owned()));
+        let missing = || {
+            Err(StoreError::Corrupt(
+                "an operation answered too few items".to_owned(),
+            ))
+        };
         all.into_iter()
             .map(|answer| answer.unwrap_or_else(missing))
             .collect()
@@ -191,13 +195,13 @@ impl RedisStore {
     {
         let mut args = self.args();
         piece.iter().for_each(|item| (batch.put)(&mut args, item));
-        let answer = self.run(batch.link, batch.script, queue, args).await;
+        let answer = self.run(batch.link, batch.operation, queue, args).await;
         let answers = answer.and_then(|reply| (batch.read)(queue, piece, reply));
         match answers {
             Ok(answers) if answers.len() == piece.len() => answers,
             Ok(_) => same(
                 piece,
-                StoreError::Corrupt("a script answered another number of items".to_owned()),
+                StoreError::Corrupt("an operation answered another number of items".to_owned()),
             ),
             Err(error) => same(piece, error),
         }

@@ -1,4 +1,4 @@
-//! One item into arguments of a script, and one answer out of its reply.
+//! One item into arguments of an operation, and one answer out of its reply.
 
 use tidegate_protocol::domain::{
     Job, JobId, JobState, LeaseRef, NewJob, Outcome, QueueName, SettleResult, SubmitOutcome, Submitted,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub(super) fn corrupt(what: &str) -> StoreError {
-    StoreError::Corrupt(format!("a script answered {what}"))
+    StoreError::Corrupt(format!("an operation answered {what}"))
 }
 
 pub(super) fn state(code: u64) -> StoreResult<JobState> {
@@ -26,25 +26,31 @@ pub(super) fn state(code: u64) -> StoreResult<JobState> {
         .ok_or_else(|| corrupt(&format!("the unknown state {code}")))
 }
 
-/// The part of the blob that the script does not decide; times are filled in by it.
+/// Its blob in two parts: the times between them are filled in by the store.
 pub(super) fn put_job(args: &mut Args, new: &NewJob) {
-    let (delay, deadline_after) = (new.delay_ms, new.deadline_after_ms);
-    let job = lifecycle::submitted(
-        NewJob {
-            delay_ms: 0,
-            deadline_after_ms: 0,
-            ..new.clone()
-        },
-        0,
-    );
-    let request_id = new.request_id.as_deref().unwrap_or_default();
+    let bare = NewJob {
+        delay_ms: 0,
+        deadline_after_ms: 0,
+        ..new.clone()
+    };
+    let blob = blob::encode(&lifecycle::submitted(bare, 0));
+    let special = new.run_at_ms > 0 || new.delay_ms > 0 || new.deadline_ms > 0 || new.deadline_after_ms > 0;
+    let (keyed, name) = match (&new.idempotency_key, &new.request_id) {
+        (Some(key), _) => (true, key.as_str()),
+        (None, request_id) => (false, request_id.as_deref().unwrap_or_default()),
+    };
     let extra = [
-        &blob::number(delay).to_be_bytes()[..],
-        &blob::number(deadline_after).to_be_bytes(),
-        &keys::part(request_id).to_be_bytes(),
-        request_id.as_bytes(),
+        &[u8::from(special)][..],
+        &blob::number(new.run_at_ms).to_be_bytes(),
+        &blob::number(new.delay_ms).to_be_bytes(),
+        &blob::number(new.deadline_after_ms).to_be_bytes(),
+        &new.payload_hash,
+        &[u8::from(keyed)],
+        &keys::part(name).to_be_bytes(),
+        name.as_bytes(),
     ];
-    args.id(&new.id).bytes(blob::encode(&job)).bytes(extra.concat());
+    let (head, tail) = (&blob[..blob::TIMES.start], &blob[blob::TIMES.end..]);
+    args.id(&new.id).bytes(head).bytes(tail).bytes(extra.concat());
 }
 
 pub(super) fn submitted(

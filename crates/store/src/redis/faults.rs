@@ -24,12 +24,11 @@ const TABLE: &[(&str, Make)] = &[
     ("NOPERM", StoreError::Unavailable),
     ("WRONGPASS", StoreError::Unavailable),
     ("ERR max number of clients", StoreError::Unavailable),
-    ("NOSCRIPT", StoreError::Unavailable),
     ("TGCORRUPT", StoreError::Corrupt),
     ("WRONGTYPE", StoreError::Corrupt),
 ];
 
-/// A text that the table does not know comes from a script that met what it does not expect.
+/// A text that the table does not know comes from an operation that met what it does not expect.
 pub(crate) fn from_text(text: &str) -> StoreError {
     let known = TABLE.iter().find(|(prefix, _)| text.starts_with(prefix));
     known.map_or(StoreError::Corrupt as Make, |(_, make)| *make)(text.to_owned())
@@ -39,8 +38,10 @@ pub(crate) fn from_server(error: &ServerError) -> StoreError {
     from_text(&text_of(error))
 }
 
-pub(crate) fn is_no_script(error: &RedisError) -> bool {
-    error.code() == Some("NOSCRIPT")
+pub(crate) fn is_no_function(error: &RedisError) -> bool {
+    error
+        .detail()
+        .is_some_and(|detail| detail.contains("Function not found"))
 }
 
 fn text_of(error: &ServerError) -> String {
@@ -126,14 +127,13 @@ mod tests {
                 unavailable,
             ),
             ("ERR max number of clients reached", unavailable),
-            ("NOSCRIPT No matching script. Please use EVAL.", unavailable),
             ("TGCORRUPT a job in {tg:a:0}:jobs has an unknown format", corrupt),
             (
                 "WRONGTYPE Operation against a key holding the wrong kind of value",
                 corrupt,
             ),
             (
-                "ERR user_script:12: attempt to index a nil value script: 0123, on @user_script:12.",
+                "ERR @user_function: 12: attempt to index a nil value script: tidegate, on @user_function:12.",
                 corrupt,
             ),
         ];

@@ -14,7 +14,11 @@ use deadpool_redis::{
 };
 use tokio::sync::Mutex;
 
-use super::{faults, reply::Reply, scripts::Script};
+use super::{
+    faults,
+    operations::{LIBRARY, Operation},
+    reply::Reply,
+};
 use crate::{OpenError, StoreError, StoreResult};
 
 /// The client's own default of 500 ms is less than a busy server may take.
@@ -69,21 +73,21 @@ impl Link {
         }
     }
 
-    /// Runs a script on the keys of `tag`. A server that does not know it is told its text in the same call.
-    pub async fn run(&self, script: &Script, tag: &str, args: &[Vec<u8>]) -> StoreResult<Reply> {
-        let command = |name: &str, what: &str| {
-            let mut command = cmd(name);
-            command.arg(what).arg(1).arg(tag);
-            args.iter().for_each(|arg| {
-                command.arg(arg.as_slice());
-            });
-            command
-        };
-        match self.send(&command("EVALSHA", &script.sha)).await {
-            Err(Refused::NoScript) => {}
+    /// Runs an operation on the keys of `tag`. A server that does not know the library is given it in the same call.
+    pub async fn run(&self, operation: Operation, tag: &str, args: &[Vec<u8>]) -> StoreResult<Reply> {
+        let mut call = cmd("FCALL");
+        call.arg(operation.function()).arg(1).arg(tag);
+        args.iter().for_each(|arg| {
+            call.arg(arg.as_slice());
+        });
+        match self.send(&call).await {
+            Err(Refused::NoFunction) => {}
             other => return other.map(Reply).map_err(Refused::into_error),
         }
-        let answer = self.send(&command("EVAL", &script.text)).await;
+        let mut load = cmd("FUNCTION");
+        load.arg("LOAD").arg("REPLACE").arg(LIBRARY.as_str());
+        self.command(&load).await?;
+        let answer = self.send(&call).await;
         answer.map(Reply).map_err(Refused::into_error)
     }
 
@@ -101,8 +105,8 @@ impl Link {
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
-        if faults::is_no_script(&error) {
-            return Err(Refused::NoScript);
+        if faults::is_no_function(&error) {
+            return Err(Refused::NoFunction);
         }
         let fault = faults::from_call(&error);
         // Read-only: the name may lead to another server by now.
@@ -153,15 +157,15 @@ impl Link {
 }
 
 enum Refused {
-    NoScript,
+    NoFunction,
     Error(StoreError),
 }
 
 impl Refused {
     fn into_error(self) -> StoreError {
         match self {
-            // Asked again at once, the server has forgotten it again: someone flushes its scripts.
-            Refused::NoScript => StoreError::Busy("the server does not keep its scripts".to_owned()),
+            // Asked again at once, the server has forgotten it again: someone flushes its functions.
+            Refused::NoFunction => StoreError::Busy("the server does not keep its functions".to_owned()),
             Refused::Error(error) => error,
         }
     }

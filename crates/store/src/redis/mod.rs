@@ -1,6 +1,6 @@
 //! The job store in Redis: any number of routers on one server.
 //!
-//! Each operation is one Lua script per queue and piece of a batch, atomic and on the server's own clock; [`keys`] says
+//! Each operation is one call of a Lua function per queue and piece of a batch, atomic and on the server's own clock; [`keys`] says
 //! what is kept where, `lua/` how it changes, [`blob`] how a job is packed. This side only packs arguments and reads
 //! answers. Submits, leases and everything else have a connection each, so that a flood of submits does not delay the
 //! settles behind it; each is taken from the pool once and shared.
@@ -12,10 +12,10 @@ mod events;
 mod faults;
 mod keys;
 mod link;
+mod operations;
 mod ops;
 mod policy;
 mod reply;
-mod scripts;
 mod server;
 mod store;
 
@@ -52,7 +52,7 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// Connects, and refuses a server that would lose jobs or cannot run the scripts.
+    /// Connects, and refuses a server that would lose jobs or cannot run the operations.
     pub async fn connect(url: &str, options: RedisOptions) -> Result<Self, OpenError> {
         let pool = link::pool(url)?;
         let admin = Link::new(pool.clone());

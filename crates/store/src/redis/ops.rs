@@ -7,9 +7,9 @@ use super::{
     RedisStore, blob,
     calls::uuid_bytes,
     codec::{corrupt, grants},
-    keys, policy,
+    keys, operations, policy,
     reply::Reply,
-    scripts, server,
+    server,
 };
 use crate::{
     CapAnswer, CapOrder, Grants, ITEMS_PER_CALL_MAX, LeaseRequest, QueueRecord, Reclaim, Reclaimed,
@@ -36,7 +36,7 @@ impl RedisStore {
         }
         grants(
             request,
-            self.run(&self.leases, &scripts::LEASE, &request.queue, args)
+            self.run(&self.leases, operations::LEASE, &request.queue, args)
                 .await?,
         )
     }
@@ -55,7 +55,7 @@ impl RedisStore {
                 .text(u8::from(bye))
                 .text(seed)
                 .text(RELEASED_PER_CALL);
-            let reply = self.run(&self.leases, &scripts::RELEASE, queue, args).await?;
+            let reply = self.run(&self.leases, operations::RELEASE, queue, args).await?;
             let [n, more] = reply.fixed()?;
             released += n.number()?;
             if more.number()? == 0 {
@@ -78,7 +78,7 @@ impl RedisStore {
             leases.iter().for_each(|lease| {
                 args.lease(lease);
             });
-            let reply = self.run(&self.leases, &scripts::RECLAIM, queue, args).await?;
+            let reply = self.run(&self.leases, operations::RECLAIM, queue, args).await?;
             let mut answers = reply.list()?.into_iter().map(|answer| Ok(answer.number()? == 1));
             let again = answers.next().ok_or_else(|| corrupt("nothing"))??;
             if !again {
@@ -134,7 +134,9 @@ impl RedisStore {
         if let Some(cap) = order.cap {
             args.text(cap.cap).text(cap.retry_cap).text(cap.safe);
         }
-        let reply = self.run(&self.admin, &scripts::CAPS, &order.queue, args).await?;
+        let reply = self
+            .run(&self.admin, operations::CAPS, &order.queue, args)
+            .await?;
         let numbers = reply
             .list()?
             .iter()
@@ -160,7 +162,7 @@ impl RedisStore {
             args.text(field);
         }
         Ok(self
-            .run(&self.admin, &scripts::PUT, &record.queue, args)
+            .run(&self.admin, operations::PUT, &record.queue, args)
             .await?
             .number()?
             == 1)
@@ -172,7 +174,7 @@ impl RedisStore {
         args.text(Uuid::new_v4().simple());
         let [clock, incarnation, watermark] = self
             .admin
-            .run(&scripts::PULSE, keys::STORE, &args.0)
+            .run(operations::PULSE, keys::STORE, &args.0)
             .await?
             .fixed()?;
         let incarnation = String::from_utf8_lossy(&incarnation.bytes()?).into_owned();

@@ -1,4 +1,4 @@
-//! A queue's record: the policy as JSON for us, and the numbers that the scripts decide by beside it.
+//! A queue's record: the policy as JSON for us, and the numbers that the operations decide by beside it.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use tidegate_protocol::domain::{Cap, CapRecord, Policy, QueueName, Version};
 use super::reply::Reply;
 use crate::{QueueStats, StoreError, StoreResult};
 
-/// Fields of `meta` that the scripts read.
+/// Fields of `meta` that the operations read.
 pub(crate) fn numbers(policy: &Policy) -> [(&'static str, u64); 10] {
     [
         ("costs", u64::from(policy.costs_a_resource())),

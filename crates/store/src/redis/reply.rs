@@ -1,4 +1,4 @@
-//! Answers of scripts: anything but the expected form is [`StoreError::Corrupt`].
+//! Answers of operations: anything but the expected form is [`StoreError::Corrupt`].
 
 use deadpool_redis::redis::Value;
 use uuid::Uuid;
@@ -17,7 +17,7 @@ fn unexpected(value: &Value, wanted: &str) -> StoreError {
         Value::Array(_) => "a list",
         _ => "something else",
     };
-    StoreError::Corrupt(format!("a script answered {kind} instead of {wanted}"))
+    StoreError::Corrupt(format!("an operation answered {kind} instead of {wanted}"))
 }
 
 impl Reply {
@@ -84,6 +84,6 @@ impl Reply {
         let list = self.list()?;
         let n = list.len();
         list.try_into()
-            .map_err(|_| StoreError::Corrupt(format!("a script answered {n} values instead of {N}")))
+            .map_err(|_| StoreError::Corrupt(format!("an operation answered {n} values instead of {N}")))
     }
 }

@@ -1,4 +1,4 @@
-//! The operations: arguments into scripts, answers out of them.
+//! The operations: arguments into calls, answers out of them.
 
 use async_trait::async_trait;
 use deadpool_redis::redis::cmd;
@@ -12,11 +12,10 @@ use super::{
     codec::{
         acted, each_number, got, page, place, put_job, put_settlement, renewed, settled, submitted, swept,
     },
-    keys,
+    keys, operations,
     ops::LEASES_PER_CALL,
     policy,
     reply::Reply,
-    scripts,
 };
 use crate::{
     Action, ActionAnswer, CapAnswer, CapOrder, Grants, JobPage, JobStore, LeaseRequest, ListRequest, Pulse,
@@ -45,7 +44,7 @@ impl JobStore for RedisStore {
         let size = |job: &NewJob| job.payload.len() + 512;
         let batch = Batch {
             link: &self.submits,
-            script: &scripts::SUBMIT,
+            operation: operations::SUBMIT,
             put: put_job,
             size,
             read,
@@ -67,7 +66,7 @@ impl JobStore for RedisStore {
         let read = |_: &QueueName, _: &[&LeaseRef], reply: Reply| renewed(reply);
         let batch = Batch {
             link: &self.leases,
-            script: &scripts::RENEW,
+            operation: operations::RENEW,
             put,
             size: |_: &LeaseRef| 32,
             read,
@@ -104,7 +103,7 @@ impl JobStore for RedisStore {
         };
         let batch = Batch {
             link: &self.leases,
-            script: &scripts::SETTLE,
+            operation: operations::SETTLE,
             put: put_settlement,
             size,
             read,
@@ -121,7 +120,7 @@ impl JobStore for RedisStore {
                 .text(request.limit)
                 .text(request.seed);
             swept(
-                self.run(&self.admin, &scripts::SWEEP, &request.queue, args)
+                self.run(&self.admin, operations::SWEEP, &request.queue, args)
                     .await?,
             )
         };
@@ -135,7 +134,7 @@ impl JobStore for RedisStore {
         let read = |_: &QueueName, ids: &[&JobId], reply: Reply| got(ids, reply);
         let batch = Batch {
             link: &self.admin,
-            script: &scripts::GET,
+            operation: operations::GET,
             put,
             size: |_: &JobId| 16_384,
             read,
@@ -152,7 +151,7 @@ impl JobStore for RedisStore {
             .text(second);
         page(
             &request.queue,
-            self.run(&self.admin, &scripts::LIST, &request.queue, args)
+            self.run(&self.admin, operations::LIST, &request.queue, args)
                 .await?,
         )
     }
@@ -169,7 +168,7 @@ impl JobStore for RedisStore {
             ids.iter().for_each(|id| {
                 args.id(id);
             });
-            let reply = self.run(&self.admin, &scripts::ACT, &queue, args).await?;
+            let reply = self.run(&self.admin, operations::ACT, &queue, args).await?;
             reply
                 .list()?
                 .into_iter()
@@ -204,7 +203,7 @@ impl JobStore for RedisStore {
     async fn stats(&self, queues: Vec<QueueName>) -> Vec<StoreResult<Option<QueueStats>>> {
         let one = |queue: QueueName| async move {
             let reply = self
-                .run(&self.admin, &scripts::STATS, &queue, self.args())
+                .run(&self.admin, operations::STATS, &queue, self.args())
                 .await?;
             if reply.is_nil() {
                 Ok(None)
@@ -234,7 +233,7 @@ impl JobStore for RedisStore {
             let mut args = self.args();
             args.text(u8::from(paused));
             Ok(self
-                .run(&self.admin, &scripts::PAUSE, &queue, args)
+                .run(&self.admin, operations::PAUSE, &queue, args)
                 .await?
                 .number()?
                 == 1)

@@ -1,11 +1,10 @@
-#!lua flags=allow-oom
+-- flags: allow-oom
 -- Cancels, redrives or deletes.
 --
 -- KEYS[1], ARGV[1]  see lib.lua
 -- ARGV[2]           'cancel', 'redrive' or 'delete'
 -- ARGV[3..]         ids
 -- returns           of each: {0} no such job, {1, state after it or 0} done, {2, state} wrong state, {3, id} key taken
--- includes          lib keys index life
 
 local function leave_history(job)
   put(HISTORY[job[STATE]], job.id, false)

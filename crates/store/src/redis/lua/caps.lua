@@ -1,4 +1,4 @@
-#!lua flags=allow-oom
+-- flags: allow-oom
 -- Sets or adopts a cap; an older order is refused. What runs is counted in the same step.
 --
 -- KEYS[1], ARGV[1]  see lib.lua
@@ -7,7 +7,6 @@
 -- ARGV[5..7]        cap, retry cap, safe; absent to adopt what is stored
 -- returns           {1 = applied, slots, cap, retry cap, safe, expires, epoch, generation} (the last six only if there
 --                   is a cap)
--- includes          lib
 
 create()
 local FIELDS = {'cap', 'retry_cap', 'safe', 'cap_expires', 'cap_epoch', 'cap_generation'}

@@ -1,10 +1,9 @@
-#!lua flags=no-writes
+-- flags: no-writes
 -- Reads jobs.
 --
 -- KEYS[1], ARGV[1]  see lib.lua
 -- ARGV[2..]         ids
 -- returns           of each by turns: its blob or nil, when its lease ends or 0
--- includes          lib
 
 local answers = {}
 for i = 2, #ARGV do

@@ -1,12 +1,6 @@
 -- The indexes over jobs. Every change of a job goes through change(), which moves the job between the indexes by what it
 -- was before and after, so that counters and sets cannot drift from the jobs.
 
-local HISTORY, AWAITED = {}, {}
-for state = SUCCEEDED, EXPIRED do
-  HISTORY[state] = TAG .. ':ended:' .. state
-  AWAITED[state] = TAG .. ':awaited:' .. state
-end
-
 local function unindex(job)
   local state, id = job[STATE], job.id
   bump(STATE_NAME[state], -1)
@@ -25,16 +19,16 @@ local function unindex(job)
   end
 end
 
--- A running job's `until_ms` says until when; without it the lease's end stays as it is.
+-- A running job's `until_ms`, a text, says until when; without it the lease's end stays as it is.
 local function index(job)
   local state, id = job[STATE], job.id
   bump(STATE_NAME[state], 1)
   if state >= SUCCEEDED then return end
-  if job[BLAMED] ~= NOBODY then put(blamed_set(job[BLAMED]), id, 0) end
+  if job[BLAMED] ~= NOBODY then put(blamed_set(job[BLAMED]), id, '0') end
   if state == RUNNING then
     local entry = slot(id, job[FENCE])
     if job.until_ms then put(LEASES[job[LANE]], entry, job.until_ms) end
-    put(session_set(job[SESSION]), entry, 0)
+    put(session_set(job[SESSION]), entry, '0')
     return
   end
   if job[DEADLINE] ~= 0 then put(DEADLINES, id, job[DEADLINE]) end
@@ -52,7 +46,7 @@ end
 
 -- The lease is nobody's from now on, but counts against the cap until it would have ended.
 local function leave_ghost(lane, entry)
-  local until_ms = (pending[LEASES[lane]] or {})[entry] or tonumber(call('ZSCORE', LEASES[lane], entry))
+  local until_ms = (pending[LEASES[lane]] or {})[entry] or call('ZSCORE', LEASES[lane], entry)
   put(LEASES[lane], entry, false)
   put(GHOSTS[lane], entry, until_ms)
 end
@@ -66,7 +60,7 @@ local function remove(job)
 end
 
 -- Per terminal state: how many are kept, and the oldest of them in order (read ahead, `at` is the next).
-local kept = {}
+local kept
 
 local function kept_of(state)
   local set = kept[state]
@@ -77,10 +71,14 @@ local function kept_of(state)
   return set
 end
 
--- How many of the oldest are read ahead: a script sets it to about what its batch can push out.
-local ahead = 1
+-- How many of the oldest are read ahead: an operation sets it to about what its batch can push out.
+local ahead
 
--- The oldest of the kept ones, taken out. Those that this script has added end last, unless the clock stood still
+reset_index = function()
+  kept, ahead = {}, 1
+end
+
+-- The oldest of the kept ones, taken out. Those that this call has added end last, unless the clock stood still
 -- since the oldest ended: then only the set itself knows the order.
 local function pop_oldest(state)
   local key, set = HISTORY[state], kept_of(state)
@@ -122,12 +120,12 @@ local function finished(job)
   local wanted = job[FLAGS] % 2 == WANT_RESULT
   if wanted then done[#done + 1] = id end
   if state == DEAD then
-    put(HISTORY[state], id, NOW)
+    put(HISTORY[state], id, NOW_TEXT)
   elseif wanted then
-    put(AWAITED[state], id, NOW)
+    put(AWAITED[state], id, NOW_TEXT)
   else
     local set = kept_of(state)
-    put(HISTORY[state], id, NOW)
+    put(HISTORY[state], id, NOW_TEXT)
     set.n = set.n + 1
     trim(state, 1)
   end

@@ -9,9 +9,13 @@ local SPAN_MS = {keys = 3600000, ids = 60000}
 local REQUEST_ID_WINDOW_MS = 600000
 
 -- By kind: name -> entry as read or as changed, false = none.
-local names = {keys = {}, ids = {}}
--- By kind: what was changed, by part; what ends, by span.
-local names_changed, names_end = {keys = {}, ids = {}}, {keys = {}, ids = {}}
+local names
+-- By kind: what was changed, by part; what ends, by span. Nothing was while there is no table.
+local names_changed, names_end
+
+reset_names = function()
+  names, names_changed, names_end = {keys = {}, ids = {}}, {}, {}
+end
 
 local function part_key(kind, part) return TAG .. ':' .. kind .. ':' .. part end
 
@@ -38,43 +42,52 @@ local function in_force(entry)
   return entry and (entry.expires == 0 or entry.expires > NOW)
 end
 
--- Puts into a table of lists.
-local function add(lists, key, ...)
+local function list_in(tables, kind, key)
+  local lists = tables[kind]
+  if not lists then
+    lists = {}
+    tables[kind] = lists
+  end
   local list = lists[key]
   if not list then
     list = {}
     lists[key] = list
   end
-  for _, value in ipairs({...}) do list[#list + 1] = value end
+  return list
 end
 
 -- `ended`: the state its job ended in, 0 while it lives; `expires`: 0 = never.
-local function put_entry(kind, part, name, id, hash, ended, expires)
-  if not entry_of(kind, part, name) then bump(kind, 1) end
+local function write_entry(kind, part, name, id, hash, ended, expires)
   names[kind][name] = {id = id, hash = hash, ended = ended, expires = expires}
-  add(names_changed[kind], part, name, spack(ENTRY, id, hash, ended, expires))
+  local list = list_in(names_changed, kind, part)
+  local n = #list
+  list[n + 1], list[n + 2] = name, spack(ENTRY, id, hash, ended, expires)
   if expires ~= 0 then
-    add(names_end[kind], floor(expires / SPAN_MS[kind]), spack('>I8I2', expires, part) .. name)
+    list = list_in(names_end, kind, floor(expires / SPAN_MS[kind]))
+    list[#list + 1] = spack('>I8I2', expires, part) .. name
   end
 end
 
--- The job has ended: from now on its key lives for the window. Nothing happens if the key is another job's by now.
+local function put_entry(kind, part, name, id, hash, ended, expires)
+  if not entry_of(kind, part, name) then bump(kind, 1) end
+  write_entry(kind, part, name, id, hash, ended, expires)
+end
+
+-- The job has ended: from now on its key lives for the window. While a job lives its key is its own.
 local function close_key(job, ended)
-  if floor(job[FLAGS] / HAS_KEY) % 2 == 0 then return end
-  local part, name = job[PART], key_of(job)
-  local entry = entry_of('keys', part, name)
-  if entry and entry.id == job.id then
-    put_entry('keys', part, name, job.id, entry.hash, ended, NOW + policy.idempotency_window_ms)
-  end
+  if job[FLAGS] < HAS_KEY then return end
+  write_entry('keys', job[PART], key_of(job), job.id, job[HASH], ended, NOW + policy.idempotency_window_ms)
 end
 
 flush_names = function()
   for kind, parts in pairs(names_changed) do
     for part, args in pairs(parts) do in_pieces('HSET', part_key(kind, part), args) end
-    for span, list in pairs(names_end[kind]) do
+  end
+  for kind, spans in pairs(names_end) do
+    for span, list in pairs(spans) do
       in_pieces('RPUSH', span_key(kind, span), list)
       call('ZADD', spans_key(kind), span, span)
     end
   end
-  names_changed, names_end = {keys = {}, ids = {}}, {keys = {}, ids = {}}
+  names_changed, names_end = {}, {}
 end

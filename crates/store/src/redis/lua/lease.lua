@@ -1,11 +1,10 @@
-#!lua flags=allow-oom
+-- flags: allow-oom
 -- Hands out ready jobs under the caps; sets the hungry flag when a request is not met in full.
 --
 -- KEYS[1], ARGV[1]  see lib.lua
 -- ARGV[2]           grants in this call at most
 -- ARGV[3..]         of each want: session and incarnation (16 bytes each) in one text, jobs at most
 -- returns           {1 = unmet, time, policy or nil, then of each grant: index of its want from 0, id, blob}
--- includes          lib keys index life ready
 
 -- Jobs that run at most: in all, and of them retries. Without a cap record a queue that costs a resource has none.
 local function caps()
@@ -54,6 +53,7 @@ for i = 3, #ARGV, 2 do
   room[#room + 1] = tonumber(ARGV[i + 1])
   wanted = wanted + room[#room]
 end
+local until_text = string.format('%.0f', NOW + policy.lease_ttl_ms)
 local answer = {0, NOW, call('HGET', META, 'policy')}
 local granted, next_want, most = 0, 1, min(wanted, tonumber(ARGV[2]))
 while granted < most do
@@ -61,7 +61,7 @@ while granted < most do
   if not job then break end
   while room[next_want] == 0 do next_want = next_want % #room + 1 end
   local want, n = wants[next_want], #answer
-  change(job, false, leased, sub(want, 1, 16), sub(want, 17, 32), NOW + policy.lease_ttl_ms)
+  change(job, false, leased, sub(want, 1, 16), sub(want, 17, 32), until_text)
   job.written = encode(job)
   answer[n + 1], answer[n + 2], answer[n + 3] = next_want - 1, job.id, job.written
   room[next_want] = room[next_want] - 1

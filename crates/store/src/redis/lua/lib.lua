@@ -1,22 +1,39 @@
--- What every script about a queue begins with: its record, its counters and jobs, and what is to be written.
+-- What every operation begins with: the queue's record, its counters and jobs, and what is to be written.
 --
 -- KEYS[1]  what every key of the queue begins with; keys.rs lists the suffixes
 -- ARGV[1]  the time in ms, or empty for the server's own
 --
--- A script reads, changes tables of Lua, and ends with flush(), which writes all of it with few commands. So a script
--- that fails half-way (a job that cannot be read) has written nothing of what it was about to.
+-- All of this is one library: its functions are made once, at the first call, and begin() resets what belongs to a call.
+-- An operation reads, changes tables of Lua, and ends with flush(), which writes all of it with few commands. So one that
+-- fails half-way (a job that cannot be read) has written nothing of what it was about to.
 
 local call, byte, sub = redis.call, string.byte, string.sub
 local floor, min, max = math.floor, math.min, math.max
 local spack, sunpack = struct.pack, struct.unpack
 
-local TAG = KEYS[1]
-local META, COUNTS, JOBS = TAG .. ':meta', TAG .. ':counts', TAG .. ':jobs'
-local SCHEDULED_SET, DEADLINES = TAG .. ':scheduled', TAG .. ':deadlines'
--- By lane: 0 = first attempts, 1 = retries.
-local READY_LIST = {[0] = TAG .. ':ready:0', [1] = TAG .. ':ready:1'}
-local LEASES = {[0] = TAG .. ':leases:0', [1] = TAG .. ':leases:1'}
-local GHOSTS = {[0] = TAG .. ':ghosts:0', [1] = TAG .. ':ghosts:1'}
+local KEYS, ARGV, NOW, NOW_TEXT
+
+-- Names of the queue's keys; by lane: 0 = first attempts, 1 = retries.
+local TAG, META, COUNTS, JOBS, SCHEDULED_SET, DEADLINES, READY_LIST, LEASES, GHOSTS, HISTORY, AWAITED
+local names_of, queues_named, QUEUES_NAMED_MAX = {}, 0, 10000
+local function name_keys(tag)
+  local n = names_of[tag]
+  if not n then
+    if queues_named == QUEUES_NAMED_MAX then names_of, queues_named = {}, 0 end
+    queues_named = queues_named + 1
+    n = {READY_LIST = {}, LEASES = {}, GHOSTS = {}, HISTORY = {}, AWAITED = {}}
+    for lane = 0, 1 do
+      n.READY_LIST[lane], n.LEASES[lane] = tag .. ':ready:' .. lane, tag .. ':leases:' .. lane
+      n.GHOSTS[lane] = tag .. ':ghosts:' .. lane
+    end
+    for state = 4, 7 do n.HISTORY[state], n.AWAITED[state] = tag .. ':ended:' .. state, tag .. ':awaited:' .. state end
+    n.META, n.COUNTS, n.JOBS = tag .. ':meta', tag .. ':counts', tag .. ':jobs'
+    n.SCHEDULED_SET, n.DEADLINES = tag .. ':scheduled', tag .. ':deadlines'
+    names_of[tag] = n
+  end
+  TAG, META, COUNTS, JOBS, SCHEDULED_SET, DEADLINES = tag, n.META, n.COUNTS, n.JOBS, n.SCHEDULED_SET, n.DEADLINES
+  READY_LIST, LEASES, GHOSTS, HISTORY, AWAITED = n.READY_LIST, n.LEASES, n.GHOSTS, n.HISTORY, n.AWAITED
+end
 local function session_set(session) return TAG .. ':session:' .. session end
 local function blamed_set(incarnation) return TAG .. ':blamed:' .. incarnation end
 
@@ -24,24 +41,30 @@ local SCHEDULED, READY, RUNNING, SUCCEEDED, DEAD, CANCELLED, EXPIRED = 1, 2, 3, 
 local STATE_NAME = {'scheduled', 'ready', 'running', 'succeeded', 'dead', 'cancelled', 'expired'}
 local NOBODY = string.rep('\0', 16)
 local WANT_RESULT, HAS_KEY = 1, 2
--- Jobs read at once, and bytes of jobs after which a script comes to its end.
+-- Jobs read at once, and bytes of jobs after which an operation comes to its end.
 local LOAD_MAX, BYTES_MAX = 64, 1048576
 
-local NOW = tonumber(ARGV[1])
-if not NOW then
-  local time = call('TIME')
-  NOW = time[1] * 1000 + floor(time[2] / 1000)
+local function read_time()
+  NOW = tonumber(ARGV[1])
+  if not NOW then
+    local time = call('TIME')
+    NOW = time[1] * 1000 + floor(time[2] / 1000)
+  end
+  -- A number is written as text each time it is an argument, and slowly.
+  NOW_TEXT = string.format('%.0f', NOW)
 end
 
 -- The queue's record: the policy's numbers, and what the queue remembers about itself.
 
 local FIELDS = {'made', 'paused', 'hungry', 'turn', 'hold_until'}
-local policy, record, record_changes = {}, {}, {}
-do
-  local stored = call('HMGET', META, unpack(POLICY_FIELDS))
+local policy, record, record_changes
+local META_FIELDS = {unpack(POLICY_FIELDS)}
+for i = 1, #FIELDS do META_FIELDS[#META_FIELDS + 1] = FIELDS[i] end
+local function read_record()
+  local stored = call('HMGET', META, unpack(META_FIELDS))
+  policy, record, record_changes = {}, {}, {}
   for i = 1, #POLICY_FIELDS do policy[POLICY_FIELDS[i]] = tonumber(stored[i] or POLICY_DEFAULTS[i]) end
-  stored = call('HMGET', META, unpack(FIELDS))
-  for i = 1, #FIELDS do record[FIELDS[i]] = tonumber(stored[i] or 0) end
+  for i = 1, #FIELDS do record[FIELDS[i]] = tonumber(stored[#POLICY_FIELDS + i] or 0) end
 end
 
 local function set(field, value)
@@ -55,7 +78,7 @@ end
 local function create() set('made', 1) end
 
 -- Something changed in the queue's favour: whoever asked in vain is told once.
-local woken, done = false, {}
+local woken, done
 local function wake()
   if record.hungry == 1 and record.paused == 0 then
     set('hungry', 0)
@@ -69,8 +92,7 @@ local COUNT_NAMES = {
   'scheduled', 'ready', 'running', 'succeeded', 'dead', 'cancelled', 'expired', 'ready_retries', 'submitted_total',
   'succeeded_total', 'dead_total', 'keys', 'ids', 'seq',
 }
-local counts
-local counts_changed = {}
+local counts, counts_changed
 
 local function count(name)
   if not counts then
@@ -124,15 +146,21 @@ end
 local function key_of(job) return sub(job.blob, HEAD_BYTES + 1, HEAD_BYTES + job[KEY_LEN]) end
 
 -- id -> job; false = there is none.
-local jobs, bytes = {}, 0
+local jobs, bytes
+-- id -> blob of a job that this call has entered.
+local fresh
 
 local function load(ids)
   local missing = {}
   for i = 1, #ids do
     local id = ids[i]
     if jobs[id] == nil then
-      missing[#missing + 1] = id
-      jobs[id] = false
+      if fresh[id] then
+        jobs[id] = parse(id, fresh[id])
+      else
+        missing[#missing + 1] = id
+        jobs[id] = false
+      end
     end
   end
   if #missing == 0 then return end
@@ -157,10 +185,11 @@ local function slot_count(lane) return call('ZCARD', LEASES[lane]) + call('ZCARD
 
 -- What flush() writes.
 
-local dirty, gone = {}, {}
-local pushed = {[0] = {}, [1] = {}}
+local dirty, gone, pushed
+-- Ids and blobs by turns.
+local written
 -- key of a sorted set -> member -> score; false = out.
-local pending = {}
+local pending
 -- Set by keys.lua.
 local flush_names
 
@@ -207,12 +236,12 @@ local function flush_set(key)
 end
 
 local function flush_jobs()
-  local args = {}
+  local n = #written
   for id, job in pairs(dirty) do
-    args[#args + 1] = id
-    args[#args + 1] = job.written or encode(job)
+    written[n + 1], written[n + 2] = id, job.written or encode(job)
+    n = n + 2
   end
-  in_pieces('HSET', JOBS, args)
+  in_pieces('HSET', JOBS, written)
   local ids = {}
   for id in pairs(gone) do ids[#ids + 1] = id end
   in_pieces('HDEL', JOBS, ids)
@@ -230,15 +259,35 @@ local function flush_record()
   if #done > 0 then call('PUBLISH', 'tg:done', sub(TAG, 5, -2) .. ':' .. table.concat(done)) end
 end
 
--- Writes everything, and lets go of the jobs: a script may go on with more of them.
+local function let_go()
+  jobs, bytes, fresh, dirty, gone, written = {}, 0, {}, {}, {}, {}
+  pushed, pending = {[0] = {}, [1] = {}}, {}
+  counts_changed, record_changes, woken, done = {}, {}, false, {}
+end
+
+-- Writes everything, and lets go of the jobs: an operation may go on with more of them.
 local function flush()
-  if flush_names then flush_names() end
+  flush_names()
   flush_jobs()
   local keys = {}
   for key in pairs(pending) do keys[#keys + 1] = key end
   for i = 1, #keys do flush_set(keys[i]) end
   for lane = 0, 1 do in_pieces('RPUSH', READY_LIST[lane], pushed[lane]) end
   flush_record()
-  jobs, bytes, dirty, gone, pushed = {}, 0, {}, {}, {[0] = {}, [1] = {}}
-  counts_changed, record_changes, woken, done = {}, {}, false, {}
+  let_go()
+end
+
+-- Set by the parts that keep something for the length of a call.
+local reset_names, reset_index, reset_ready
+
+local function begin(keys, args)
+  KEYS, ARGV = keys, args
+  name_keys(KEYS[1])
+  read_time()
+  read_record()
+  counts = nil
+  let_go()
+  reset_names()
+  reset_index()
+  reset_ready()
 end

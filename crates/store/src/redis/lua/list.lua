@@ -1,11 +1,10 @@
-#!lua flags=no-writes
+-- flags: no-writes
 -- Jobs of one state, without payload and result. Ended ones: the newest first.
 --
 -- KEYS[1], ARGV[1]  see lib.lua
 -- ARGV[2], ARGV[3]  state, jobs at most
 -- ARGV[4], ARGV[5]  where the page begins, two numbers; 0 and 0 at first
 -- returns           {1 = there is more, where it begins (two numbers), then of each job: id, blob, end of its lease or 0}
--- includes          lib
 
 local state, limit, first, second = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local found = {}
@@ -53,7 +52,7 @@ end
 
 -- Two sorted sets as one: the kept ones (`first`) and those whose result is awaited (`second`).
 local function ended()
-  local sets = {TAG .. ':ended:' .. state, TAG .. ':awaited:' .. state}
+  local sets = {HISTORY[state], AWAITED[state]}
   local kept = call('ZREVRANGE', sets[1], first, first + limit - 1, 'WITHSCORES')
   local awaited = call('ZREVRANGE', sets[2], second, second + limit - 1, 'WITHSCORES')
   local k, a = 1, 1

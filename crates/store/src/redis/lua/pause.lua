@@ -1,10 +1,9 @@
-#!lua flags=allow-oom
+-- flags: allow-oom
 -- Pauses or resumes a queue.
 --
 -- KEYS[1], ARGV[1]  see lib.lua
 -- ARGV[2]           1 = pause, 0 = resume
 -- returns           1, or 0 for a queue that does not exist
--- includes          lib
 
 if record.made == 0 then return 0 end
 set('paused', tonumber(ARGV[2]))

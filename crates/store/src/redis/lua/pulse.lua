@@ -1,4 +1,4 @@
-#!lua flags=allow-oom
+-- flags: allow-oom
 -- The store's clock and identity; raises the watermark.
 --
 -- KEYS[1]  the store's own record

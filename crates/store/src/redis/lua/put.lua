@@ -1,11 +1,10 @@
-#!lua flags=allow-oom
+-- flags: allow-oom
 -- Writes a policy record; an older one is refused.
 --
 -- KEYS[1], ARGV[1]  see lib.lua
 -- ARGV[2], ARGV[3]  epoch and generation
 -- ARGV[4..]         fields and values of the record's policy
 -- returns           1 = written, 0 = an older version
--- includes          lib
 
 create()
 local epoch, generation = tonumber(ARGV[2]), tonumber(ARGV[3])

@@ -4,8 +4,11 @@
 -- Stale entries dropped in one call at most; `tired` says that there may be more.
 local STALE_MAX = 2000
 local READ_MIN = 8
-local tired, stale = false, 0
-local heads = {}
+local tired, stale, heads
+
+reset_ready = function()
+  tired, stale, heads = false, 0, {}
+end
 
 -- The lane's next job, which stays where it is until pop(); nil if there is none. Reads ahead, at most `ahead` of them.
 local function head(lane, ahead)

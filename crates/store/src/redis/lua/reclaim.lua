@@ -1,11 +1,10 @@
-#!lua flags=allow-oom
+-- flags: allow-oom
 -- A worker process is back on a new stream: losses blamed on it are taken back, the leases it holds get the new session.
 --
 -- KEYS[1], ARGV[1]  see lib.lua
 -- ARGV[2], ARGV[3]  session and incarnation
 -- ARGV[4..]         of each lease: id (16 bytes) and fence (8 bytes)
 -- returns           {1 = call again, nothing was done about the leases; else of each lease: 1 = kept, 0 = lost}
--- includes          lib keys index life
 
 local session, incarnation = ARGV[2], ARGV[3]
 
@@ -24,8 +23,10 @@ if #blamed == LOAD_MAX then
   return {1}
 end
 
+local until_text = string.format('%.0f', NOW + policy.lease_ttl_ms)
+
 local function hold(job)
-  job[SESSION], job[INCARNATION], job.until_ms = session, incarnation, NOW + policy.lease_ttl_ms
+  job[SESSION], job[INCARNATION], job.until_ms = session, incarnation, until_text
 end
 
 local answer = {0}

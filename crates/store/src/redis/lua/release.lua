@@ -1,4 +1,4 @@
-#!lua flags=allow-oom
+-- flags: allow-oom
 -- Gives back what a session holds.
 --
 -- KEYS[1], ARGV[1]  see lib.lua
@@ -7,7 +7,6 @@
 -- ARGV[4]           seed of the jitter
 -- ARGV[5]           jobs in this call at most
 -- returns           {jobs given back, 1 = there are more}
--- includes          keys index life
 
 local bye, seed, limit = ARGV[3] == '1', tonumber(ARGV[4]), tonumber(ARGV[5])
 local keep_slot = not bye and policy.costs == 1

@@ -1,11 +1,10 @@
-#!lua flags=allow-oom
+-- flags: allow-oom
 -- Records how leases ended.
 --
 -- KEYS[1], ARGV[1]  see lib.lua
 -- ARGV[2..]         of each: in one text id (16 bytes), fence (8), outcome (1), wait in ms (8), a number in [0, 1) (8);
 --                   the result of a success, else the error
 -- returns           of each: 0 = no such job, the state after it = recorded, 10 + the state = stale
--- includes          lib keys index life
 
 local ITEM = '>c16I8BI8d'
 

@@ -1,10 +1,9 @@
-#!lua flags=allow-oom
+-- flags: allow-oom
 -- Exact numbers of a queue.
 --
 -- KEYS[1], ARGV[1]  see lib.lua
 -- returns           nil for a queue that does not exist, else {time, slots, slots of retries, since when the oldest ready
 --                   job is ready or -1, the fields of counts, the fields of meta}
--- includes          lib ready
 
 if record.made == 0 then return false end
 local since = -1

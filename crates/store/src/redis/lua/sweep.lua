@@ -1,4 +1,4 @@
-#!lua flags=allow-oom
+-- flags: allow-oom
 -- Everything that happens by time, bounded per call.
 --
 -- KEYS[1], ARGV[1]  see lib.lua
@@ -6,7 +6,6 @@
 -- ARGV[3]           ms; when > 0, first a hold of that length which every sweep obeys
 -- ARGV[4], ARGV[5]  items of each kind at most, seed of the jitter
 -- returns           {promoted, reclaimed, ghosts, expired, trimmed, names forgotten, 1 = a limit was reached}
--- includes          lib keys index life
 
 local may_reclaim, hold = ARGV[2] == '1', tonumber(ARGV[3])
 local limit, seed = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -82,7 +81,7 @@ local function release_awaited()
   for _, job in ipairs(waiting) do
     if n == limit or (job.at + RESULT_KEPT_MS > NOW and total - n <= RESULTS_KEPT_MAX) then break end
     put(AWAITED[job.state], job.id, false)
-    put(HISTORY[job.state], job.id, job.at)
+    put(HISTORY[job.state], job.id, string.format('%.0f', job.at))
     n = n + 1
   end
   flush()

@@ -1,0 +1,152 @@
+//! The operations in Lua, as one function library of the server.
+//!
+//! A library, not scripts: a script makes its functions anew in each call, which took longer than the call's work; a
+//! library makes them once, when it is loaded. Its name and the names of its functions carry a hash of its text, so that
+//! routers of two versions can work side by side. The server keeps it with the data, also over restarts and failovers.
+
+use std::sync::LazyLock;
+
+use tidegate_protocol::domain::Policy;
+
+use super::policy;
+
+/// What all operations share, in order.
+const PARTS: [&str; 5] = [
+    include_str!("lua/lib.lua"),
+    include_str!("lua/keys.lua"),
+    include_str!("lua/index.lua"),
+    include_str!("lua/life.lua"),
+    include_str!("lua/ready.lua"),
+];
+
+/// An operation: its name, and its text without the first line, which says what it may do.
+#[derive(Clone, Copy)]
+pub(crate) struct Operation {
+    name: &'static str,
+    text: &'static str,
+}
+
+macro_rules! operations {
+    ($($constant:ident = $name:literal,)+) => {
+        $(pub(crate) const $constant: Operation =
+            Operation { name: $name, text: include_str!(concat!("lua/", $name, ".lua")) };)+
+
+        const OPERATIONS: &[Operation] = &[$($constant),+];
+    };
+}
+
+operations! {
+    SUBMIT = "submit",
+    LEASE = "lease",
+    RENEW = "renew",
+    SETTLE = "settle",
+    SWEEP = "sweep",
+    RELEASE = "release",
+    RECLAIM = "reclaim",
+    ACT = "act",
+    PUT = "put",
+    CAPS = "caps",
+    PAUSE = "pause",
+    GET = "get",
+    LIST = "list",
+    STATS = "stats",
+    PULSE = "pulse",
+}
+
+/// The text that the server loads.
+pub(crate) static LIBRARY: LazyLock<String> = LazyLock::new(|| {
+    let version = &*VERSION;
+    format!("#!lua name=tidegate_{version}\n{}", body(version))
+});
+
+/// A hash of everything in the library: FNV-1a, for it has to tell texts apart and needs no more.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let hash = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    format!("{:016x}", body("").bytes().fold(0xcbf2_9ce4_8422_2325, hash))
+});
+
+impl Operation {
+    /// As the server knows it.
+    pub fn function(self) -> String {
+        format!("tidegate_{}_{}", self.name, *VERSION)
+    }
+
+    /// Its entry in the table of operations.
+    fn made(self) -> String {
+        let (_, text) = self.text.split_once('\n').unwrap_or_default();
+        // The pulse is about no queue.
+        let begin = if self.name == PULSE.name {
+            "KEYS, ARGV = keys, args"
+        } else {
+            "begin(keys, args)"
+        };
+        format!(
+            "made.{} = function(keys, args)\n{begin}\n{text}\nend\n",
+            self.name
+        )
+    }
+
+    fn registered(self, version: &str) -> String {
+        let (first, _) = self.text.split_once('\n').unwrap_or_default();
+        let flags = first.trim_start_matches("-- flags:").split_whitespace();
+        let flags: Vec<_> = flags.map(|flag| format!("'{flag}'")).collect();
+        format!(
+            "redis.register_function{{function_name='tidegate_{name}_{version}', flags={{{flags}}}, \
+             callback=function(keys, args)\noperations = operations or make()\n\
+             return operations.{name}(keys, args)\nend}}\n",
+            name = self.name,
+            flags = flags.join(",")
+        )
+    }
+}
+
+/// While it loads a library the server has neither Lua's own libraries nor its own: everything is made at the first call.
+fn body(version: &str) -> String {
+    let each = |of: &dyn Fn(&Operation) -> String| OPERATIONS.iter().map(of).collect::<String>();
+    format!(
+        "local operations\nlocal function make()\n{}{}\nlocal made = {{}}\n{}return made\nend\n{}",
+        defaults(),
+        PARTS.join("\n"),
+        each(&|operation| operation.made()),
+        each(&|operation| operation.registered(version)),
+    )
+}
+
+/// The policy of a queue without a record, so that its numbers are written down in one place only.
+fn defaults() -> String {
+    let numbers = policy::numbers(&Policy::default());
+    let join = |of: &dyn Fn(&(&str, u64)) -> String| numbers.iter().map(of).collect::<Vec<_>>().join(",");
+    let (names, values) = (
+        join(&|(name, _)| format!("'{name}'")),
+        join(&|(_, value)| value.to_string()),
+    );
+    format!("local POLICY_FIELDS, POLICY_DEFAULTS = {{{names}}}, {{{values}}}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_says_first_what_it_may_do() {
+        for operation in OPERATIONS {
+            assert!(operation.text.starts_with("-- flags:"), "{}", operation.name);
+        }
+    }
+
+    /// Lua takes 200 locals a function, and what the parts share is one.
+    #[test]
+    fn the_parts_have_room_for_locals() {
+        let names = |line: &str| match line.starts_with("function") {
+            true => 1,
+            false => line.split('=').next().unwrap_or_default().split(',').count(),
+        };
+        let parts = PARTS.join("\n");
+        let locals: usize = parts
+            .lines()
+            .filter_map(|line| line.strip_prefix("local "))
+            .map(names)
+            .sum();
+        assert!(locals < 190, "{locals} locals");
+    }
+}
