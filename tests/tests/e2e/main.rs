@@ -12,4 +12,5 @@ mod fences;
 mod harness;
 mod producer;
 mod readme;
+mod redis_faults;
 mod survival;

@@ -45,7 +45,8 @@ async fn submit_batch(routers: &[String], mut turn: usize, batch: &[NewJob]) -> 
     panic!("no router acknowledged a batch within a minute; the last error: {last}");
 }
 
-async fn try_batch(router: String, batch: &[NewJob]) -> Result<Vec<String>, String> {
+/// One batch to one router, once.
+pub async fn try_batch(router: String, batch: &[NewJob]) -> Result<Vec<String>, String> {
     let mut client = JobServiceClient::connect(router)
         .await
         .map_err(|error| error.to_string())?;
