@@ -21,6 +21,8 @@
 )]
 
 mod app;
+pub mod bench;
+pub mod demo;
 mod process;
 mod redis;
 mod roles;

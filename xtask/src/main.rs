@@ -8,6 +8,7 @@
 )]
 
 mod codegen;
+mod run;
 mod test;
 mod tidy;
 mod workspace;
@@ -37,6 +38,16 @@ enum Command {
     ///
     /// Example: cargo xtask test --only clippy
     Test(test::Args),
+    /// Fixed against adaptive concurrency on the same arrivals, live
+    ///
+    /// Example: cargo xtask demo --seconds 30
+    #[command(disable_help_flag = true)]
+    Demo(run::Args),
+    /// Speed: cargo xtask bench store
+    ///
+    /// Example: cargo xtask bench store --json store.json
+    #[command(disable_help_flag = true)]
+    Bench(run::Args),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +55,8 @@ fn main() -> ExitCode {
         Command::Codegen(args) => codegen::run(&args),
         Command::Tidy => tidy::run(),
         Command::Test(args) => test::run(&args),
+        Command::Demo(args) => run::demo(&args),
+        Command::Bench(args) => run::bench(&args),
     };
     match result {
         Ok(code) => code,

@@ -1,0 +1,50 @@
+//! Speed, measured side by side with something everybody knows, so that figures of different machines compare.
+
+pub mod store;
+
+use serde_json::{Map, Value};
+
+/// Figures by name, in the order they were measured.
+#[derive(Default)]
+pub struct Figures(Vec<(String, Vec<f64>)>);
+
+impl Figures {
+    pub fn add(&mut self, name: &str, value: f64) {
+        match self.0.iter_mut().find(|(known, _)| known == name) {
+            Some((_, values)) => values.push(value),
+            None => self.0.push((name.to_owned(), vec![value])),
+        }
+    }
+
+    /// The middle of what was measured under a name.
+    pub fn median(&self, name: &str) -> Option<f64> {
+        let (_, values) = self.0.iter().find(|(known, _)| known == name)?;
+        let mut values = values.clone();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied()
+    }
+
+    pub fn json(&self) -> Value {
+        let median = |(name, _): &(String, Vec<f64>)| {
+            (
+                name.clone(),
+                Value::from(self.median(name).unwrap_or_default().round()),
+            )
+        };
+        self.0.iter().map(median).collect::<Map<_, _>>().into()
+    }
+
+    /// One line a figure: median, range, and its ratio to `base` where that is meant.
+    pub fn print(&self, base: &str) {
+        let base = self.median(base).unwrap_or(1.0);
+        for (name, values) in &self.0 {
+            let median = self.median(name).unwrap_or_default();
+            let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+            let high = values.iter().copied().fold(0.0, f64::max);
+            println!(
+                "{name:<32}{median:>12.0}   [{low:.0} .. {high:.0}]   x{:.2}",
+                median / base
+            );
+        }
+    }
+}
