@@ -1,4 +1,4 @@
-//! Until when a caller waits. The one place of this crate that reads a clock.
+//! Until when a caller waits, and how long something has lasted. The one place of this crate that reads a clock.
 
 #![allow(
     clippy::disallowed_methods,
@@ -28,5 +28,19 @@ impl Deadline {
 
     pub(crate) fn instant(self) -> Instant {
         self.0
+    }
+}
+
+/// Milliseconds since it was made, as the plain numbers that pure code takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stopwatch(Instant);
+
+impl Stopwatch {
+    pub(crate) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(crate) fn ms(self) -> u64 {
+        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }

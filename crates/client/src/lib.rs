@@ -27,6 +27,7 @@
 mod batch;
 mod call;
 mod client;
+pub mod control;
 mod deadline;
 mod endpoints;
 mod error;
