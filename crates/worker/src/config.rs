@@ -15,6 +15,10 @@ use crate::worker::DRAIN_TIMEOUT_DEFAULT;
 pub struct WorkerConfig {
     /// Routers of one job store; one is used at a time.
     pub routers: Vec<String>,
+    /// Controllers of one group; one is used at a time. Empty: every queue may use all slots.
+    pub controllers: Vec<String>,
+    /// How it calls itself to the controller; empty: a random name.
+    pub name: String,
     /// Where jobs are POSTed. Required.
     pub app: String,
     /// Queues to serve. Required.
@@ -32,6 +36,8 @@ impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
             routers: vec!["http://127.0.0.1:7600".to_owned()],
+            controllers: Vec::new(),
+            name: String::new(),
             app: String::new(),
             queues: Vec::new(),
             slots: 64,
@@ -68,6 +74,9 @@ pub struct WorkerArgs {
     /// Router to take jobs from; give it once for each [default: http://127.0.0.1:7600]
     #[arg(long = "router", value_name = "URL")]
     pub routers: Vec<String>,
+    /// Controller that says how many jobs run; give it once for each [default: none, all slots are used]
+    #[arg(long = "controller", value_name = "URL")]
+    pub controllers: Vec<String>,
     /// Where jobs are POSTed, e.g. http://127.0.0.1:8080/jobs
     #[arg(long, value_name = "URL")]
     pub app: Option<String>,
@@ -91,6 +100,7 @@ impl WorkerArgs {
         let given = |list: &Vec<String>| (!list.is_empty()).then(|| list.clone());
         json!({ "worker": {
             "routers": given(&self.routers),
+            "controllers": given(&self.controllers),
             "app": self.app,
             "queues": given(&self.queues),
             "slots": self.slots,
@@ -118,6 +128,7 @@ mod tests {
         let args = WorkerArgs {
             config: Some(file),
             slots: Some(5),
+            controllers: vec!["http://c:7601".to_owned()],
             ..Default::default()
         };
         let config = load(&[("TIDEGATE_WORKER__APP", "http://app/")], &args).expect("valid");
@@ -127,6 +138,7 @@ mod tests {
             (2, Duration::from_secs(7))
         );
         assert_eq!(config.routers, ["http://127.0.0.1:7600"]);
+        assert_eq!(config.controllers, ["http://c:7601"]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Opening a lease stream.
+//! Opening a lease stream, and hearing it.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
 use tidegate_protocol::{
     limits::MESSAGE_BYTES_MAX,
@@ -27,6 +27,45 @@ pub(crate) struct OpenError {
     pub(crate) message: String,
     /// Whether a router may have seen the hello.
     pub(crate) hello_sent: bool,
+}
+
+type Opening = Pin<Box<dyn Future<Output = Result<Opened, OpenError>> + Send>>;
+
+/// The link's stream, as far as it has got.
+#[allow(clippy::large_enum_variant, reason = "there is one in a process")]
+pub(crate) enum Connection {
+    /// Until it is time to try again.
+    Waiting {
+        until_ms: u64,
+    },
+    Opening(Opening),
+    Open {
+        stream: Box<Opened>,
+        since_ms: u64,
+        welcomed: bool,
+    },
+}
+
+pub(crate) enum Heard {
+    Opened(Result<Opened, OpenError>),
+    Message(v1::LeaseResponse),
+    /// Why the stream ended.
+    Broken(String),
+}
+
+impl Connection {
+    pub(crate) async fn next(&mut self) -> Heard {
+        match self {
+            // The wake-up of the link's loop ends the wait.
+            Self::Waiting { .. } => std::future::pending().await,
+            Self::Opening(opening) => Heard::Opened(opening.await),
+            Self::Open { stream, .. } => match stream.down.message().await {
+                Ok(Some(message)) => Heard::Message(message),
+                Ok(None) => Heard::Broken("the router closed the stream".to_owned()),
+                Err(status) => Heard::Broken(with_causes(&status)),
+            },
+        }
+    }
 }
 
 /// A connection of its own for every stream: whatever was wrong with the last one is gone with it.

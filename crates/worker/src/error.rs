@@ -1,6 +1,6 @@
 //! Why a worker does not start, or stops.
 
-use tidegate_client::ClientError;
+use tidegate_client::{ClientError, control::InvalidController};
 use tidegate_protocol::limits::QUEUES_PER_WORKER_MAX;
 
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +18,8 @@ pub enum WorkerError {
     NoRouter,
     #[error(transparent)]
     InvalidRouter(#[from] ClientError),
+    #[error(transparent)]
+    InvalidController(#[from] InvalidController),
     #[error("{0} slots: a worker has 1 to {max}", max = crate::SLOTS_MAX)]
     InvalidSlots(u32),
     /// Handlers that went on after they were told to stop. The process should exit: nothing else ends them.

@@ -22,9 +22,10 @@
 //! ```
 //!
 //! From the outside in: [`Worker`] puts it together; `link` owns the stream on a thread of its own; `core` is the
-//! protocol as a state machine without I/O, made of `leases` (what may be believed), `permits` (what may run) and
-//! `settles` (what is to be told); `run` runs attempts on the application's runtime. [`http`] delivers jobs to an app in
-//! any language. What this crate does not know: the store, targets' reasons, other workers.
+//! protocol as a state machine without I/O, made of `leases` (what may be believed), `permits` (what may run),
+//! `settles` (what is to be told), `reflex` (what a worker lowers by itself) and `tally` (what the controller is told);
+//! `control` takes the controller's targets and reports to it; `run` runs attempts on the application's runtime. [`http`]
+//! delivers jobs to an app in any language. What this crate does not know: the store, targets' reasons, other workers.
 
 /// The README's example compiles.
 #[cfg(doctest)]
@@ -33,6 +34,7 @@ struct Readme;
 
 mod config;
 mod connect;
+mod control;
 mod core;
 mod delivery;
 mod error;
@@ -41,10 +43,12 @@ mod job;
 mod leases;
 mod link;
 mod permits;
+mod reflex;
 mod role;
 mod run;
 mod settles;
 mod stop;
+mod tally;
 mod telemetry;
 mod worker;
 

@@ -6,9 +6,10 @@
 //!
 //! One task owns everything ([`Core`] and the stream); the rest talks to it through channels.
 
-use std::{pin::Pin, time::Duration};
+use std::time::Duration;
 
 use tidegate_chassis::clock::{self, Monotonic};
+use tidegate_client::control::ControlEvent;
 use tidegate_flow::backoff::full_jitter_ms;
 use tidegate_protocol::v1;
 use tokio::sync::mpsc;
@@ -18,7 +19,8 @@ use uuid::Uuid;
 
 use crate::{
     Connected, WorkerError,
-    connect::{OpenError, Opened, open, with_causes},
+    connect::{Connection, Heard, Opened, open},
+    control::{Control, Todo},
     core::{Core, Ended, Received, Start},
     telemetry::Instruments,
 };
@@ -50,28 +52,10 @@ pub(crate) struct Ports {
     pub(crate) connected: Option<Box<dyn FnOnce(Connected) + Send>>,
 }
 
-type Opening = Pin<Box<dyn Future<Output = Result<Opened, OpenError>> + Send>>;
-
-#[allow(clippy::large_enum_variant, reason = "there is one in a process")]
-enum Connection {
-    /// Until it is time to try again.
-    Waiting {
-        until_ms: u64,
-    },
-    Opening(Opening),
-    Open {
-        stream: Box<Opened>,
-        since_ms: u64,
-        welcomed: bool,
-    },
-}
-
 enum Event {
-    Opened(Result<Opened, OpenError>),
-    Message(v1::LeaseResponse),
-    /// Why the stream ended.
-    Broken(String),
+    Stream(Heard),
     Ended(Ended),
+    Control(ControlEvent),
     /// Room in the outbox, or it is time for something.
     Awake,
     Drain,
@@ -81,6 +65,7 @@ enum Event {
 pub(crate) struct Link {
     core: Core,
     ports: Ports,
+    control: Option<Control>,
     routers: Vec<Endpoint>,
     /// Which router is used now, or next.
     router: usize,
@@ -94,12 +79,20 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(core: Core, routers: Vec<Endpoint>, ports: Ports, instruments: Instruments) -> Self {
+    /// Without `control` there is no controller: every queue has all slots.
+    pub(crate) fn new(
+        core: Core,
+        routers: Vec<Endpoint>,
+        control: Option<Control>,
+        ports: Ports,
+        instruments: Instruments,
+    ) -> Self {
         // Many workers that start together spread over the routers.
         let router = fastrand::usize(..routers.len().max(1));
         Self {
             core,
             ports,
+            control,
             routers,
             router,
             connection: Connection::Waiting { until_ms: 0 },
@@ -120,7 +113,7 @@ impl Link {
             let event = self.next_event().await;
             let now_ms = self.clock.ms();
             match event {
-                Event::Opened(Ok(stream)) => {
+                Event::Stream(Heard::Opened(Ok(stream))) => {
                     let stream = Box::new(stream);
                     self.connection = Connection::Open {
                         stream,
@@ -128,10 +121,13 @@ impl Link {
                         welcomed: false,
                     };
                 }
-                Event::Opened(Err(error)) => self.closed(now_ms, &error.message, error.hello_sent),
-                Event::Message(message) => self.on_message(now_ms, message)?,
-                Event::Broken(why) => self.closed(now_ms, &why, true),
-                Event::Ended(ended) => self.core.ended(ended),
+                Event::Stream(Heard::Opened(Err(error))) => {
+                    self.closed(now_ms, &error.message, error.hello_sent);
+                }
+                Event::Stream(Heard::Message(message)) => self.on_message(now_ms, message)?,
+                Event::Stream(Heard::Broken(why)) => self.closed(now_ms, &why, true),
+                Event::Ended(ended) => self.core.ended(now_ms, ended),
+                Event::Control(event) => self.on_control(now_ms, event),
                 Event::Awake => {}
                 Event::Drain => {
                     tracing::info!(running = self.core.running(), "worker drains");
@@ -141,9 +137,12 @@ impl Link {
             }
             // Everything that is there already, so that what is sent covers it all.
             while let Ok(ended) = self.ports.ended.try_recv() {
-                self.core.ended(ended);
+                self.core.ended(now_ms, ended);
             }
             self.core.tick(now_ms)?;
+            if let Some(control) = &mut self.control {
+                control.tick(now_ms, &mut self.core);
+            }
             self.watch_router(now_ms);
             self.flush(now_ms);
             self.write_gauges(now_ms);
@@ -161,10 +160,19 @@ impl Link {
         tokio::select! {
             () = self.ports.abandoned.cancelled() => Event::Abandoned,
             () = self.ports.drain.cancelled(), if !draining => Event::Drain,
-            event = self.connection.next() => event,
+            heard = self.connection.next() => Event::Stream(heard),
+            event = order(&mut self.control) => Event::Control(event),
             Some(ended) = self.ports.ended.recv() => Event::Ended(ended),
             () = room(blocked) => Event::Awake,
             () = tokio::time::sleep_until(wake) => Event::Awake,
+        }
+    }
+
+    fn on_control(&mut self, now_ms: u64, event: ControlEvent) {
+        let Some(control) = &mut self.control else { return };
+        match control.on(now_ms, event, &mut self.core, &self.instruments) {
+            Todo::Nothing => {}
+            Todo::Drain => self.ports.drain.cancel(),
         }
     }
 
@@ -304,10 +312,13 @@ impl Link {
             Connection::Opening(_) | Connection::Open { .. } => u64::MAX,
         };
         // An hour is as good as never, and does not overflow.
+        let control = self.control.as_ref();
+        let control = control.map_or(u64::MAX, |control| control.wake_at_ms(&self.core));
         let wait_ms = self
             .core
             .wake_at_ms()
             .min(connection)
+            .min(control)
             .saturating_sub(now_ms)
             .min(3_600_000);
         clock::now() + Duration::from_millis(wait_ms)
@@ -356,18 +367,11 @@ impl Link {
     }
 }
 
-impl Connection {
-    async fn next(&mut self) -> Event {
-        match self {
-            // The wake-up of the loop ends the wait.
-            Self::Waiting { .. } => std::future::pending().await,
-            Self::Opening(opening) => Event::Opened(opening.await),
-            Self::Open { stream, .. } => match stream.down.message().await {
-                Ok(Some(message)) => Event::Message(message),
-                Ok(None) => Event::Broken("the router closed the stream".to_owned()),
-                Err(status) => Event::Broken(with_causes(&status)),
-            },
-        }
+/// The controller's next word; for ever when there is none.
+async fn order(control: &mut Option<Control>) -> ControlEvent {
+    match control {
+        Some(control) => control.next().await,
+        None => std::future::pending().await,
     }
 }
 

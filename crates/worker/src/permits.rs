@@ -1,8 +1,9 @@
 //! How many jobs of each queue may run here, and how much credit the router is offered. Pure: the time is counted in
 //! ticks that the caller makes.
 //!
-//! A permit is the right to run one job. A queue's permits are its target (its slots until a controller says otherwise);
-//! all queues together have `slots`. Lowering a target takes permits only as jobs end: nothing that runs is killed.
+//! A permit is the right to run one job. A queue's permits are its target (its slots until a controller says otherwise),
+//! or less while one of the worker's own reflexes limits it; all queues together have `slots`. Lowering a target takes
+//! permits only as jobs end: nothing that runs is killed.
 //!
 //! **How free slots become credit.** The router may grant all of every queue's credit in one instant, so the credits must
 //! not add up to more than the free slots: offering all free slots to every queue would mean to hand back most of what is
@@ -37,6 +38,8 @@ const EXPLORE_SHARE: u32 = 8;
 struct Queue {
     name: QueueName,
     target: u32,
+    /// A reflex lowers the target to this.
+    limit: Option<u32>,
     in_use: u32,
     /// Credit that the router may still grant, as far as we know.
     offered: u32,
@@ -47,8 +50,12 @@ struct Queue {
 }
 
 impl Queue {
+    fn permits(&self) -> u32 {
+        self.limit.map_or(self.target, |limit| limit.min(self.target))
+    }
+
     fn room(&self) -> u32 {
-        self.target.saturating_sub(self.in_use)
+        self.permits().saturating_sub(self.in_use)
     }
 }
 
@@ -85,6 +92,7 @@ impl Permits {
         let queue = |name| Queue {
             name,
             target: slots,
+            limit: None,
             in_use: 0,
             offered: 0,
             demanding: false,
@@ -112,13 +120,22 @@ impl Permits {
     }
 
     /// How many jobs of the queue may run here from now on. What runs goes on.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the controller's word; its stream is not there yet")
-    )]
     pub(crate) fn set_target(&mut self, queue: &QueueName, target: u32) {
         if let Some(queue) = self.get(queue) {
             queue.target = target;
+        }
+    }
+
+    /// `None`: the queue is not ours.
+    pub(crate) fn target(&self, queue: &QueueName) -> Option<u32> {
+        let index = self.index.get(queue)?;
+        Some(self.queues[*index].target.min(self.slots))
+    }
+
+    /// Lowers the permits below the target; `None`: not any more.
+    pub(crate) fn set_limit(&mut self, queue: &QueueName, limit: Option<u32>) {
+        if let Some(queue) = self.get(queue) {
+            queue.limit = limit;
         }
     }
 
@@ -132,7 +149,8 @@ impl Permits {
         self.queues.iter_mut().for_each(|queue| queue.offered = 0);
     }
 
-    /// Takes a permit for a granted job. `false`: every slot is taken, or the queue is not ours; hand the job back.
+    /// Takes a permit for a granted job. `false`: every slot or permit is taken (the target was lowered while the grant
+    /// was on its way), or the queue is not ours; hand the job back.
     pub(crate) fn take(&mut self, queue: &QueueName) -> bool {
         let full = self.in_use >= self.slots;
         self.granted += 1;
@@ -144,7 +162,7 @@ impl Permits {
         queue.demanding = true;
         queue.idle_ticks = 0;
         queue.granted = number;
-        if full {
+        if full || queue.room() == 0 {
             return false;
         }
         queue.in_use += 1;

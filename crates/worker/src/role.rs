@@ -54,6 +54,7 @@ impl RunError {
                 | WorkerError::TooManyQueues(_)
                 | WorkerError::NoRouter
                 | WorkerError::InvalidRouter(_)
+                | WorkerError::InvalidController(_)
                 | WorkerError::InvalidSlots(_),
             ) => 2,
             Self::Worker(_) | Self::Bind(_) | Self::Listener(_) | Self::Tasks(_) => 1,
@@ -150,6 +151,8 @@ fn build(config: &WorkerConfig) -> Result<Worker, RunError> {
     }
     let delivery = HttpDelivery::new(&config.app)?;
     let worker = Worker::connect(config.routers.iter().cloned())
+        .controllers(config.controllers.iter().cloned())
+        .name(&config.name)
         .slots(config.slots)
         .drain_timeout(config.drain_timeout)
         .label("version", env!("CARGO_PKG_VERSION"))
@@ -170,6 +173,8 @@ async fn serve(
     ready: impl FnOnce(Ready),
 ) -> Result<(), RunError> {
     let Host { admin, readiness } = host;
+    // The controller may end this worker without the process being told to.
+    let shutdown = shutdown.child_token();
     readiness.set(false, "no router yet");
     let tasks = Tasks::new(shutdown.clone()).drain_deadline(config.drain_timeout + DRAIN_MARGIN);
     let metrics = admin
@@ -191,7 +196,7 @@ async fn serve(
     let (connected, is_connected) = oneshot::channel::<Connected>();
     let worker = worker.on_connected(|router| drop(connected.send(router)));
     let draining = readiness.clone();
-    let begin = shutdown.clone();
+    let (begin, over) = (shutdown.clone(), shutdown.clone());
     tasks.spawn("worker", async move {
         let stop = async move {
             begin.cancelled().await;
@@ -199,6 +204,9 @@ async fn serve(
         };
         let ended = worker.run_until(stop).await;
         stopped.cancel();
+        if ended.is_ok() {
+            over.cancel();
+        }
         ended
     });
     let begin = shutdown.clone();
@@ -233,6 +241,13 @@ mod tests {
             (config("not a url", &["a"]), "invalid app address"),
             (config("http://127.0.0.1:1/", &["No Such"]), "invalid name"),
             (config("http://127.0.0.1:1/", &["a", "a"]), "two handlers"),
+            (
+                WorkerConfig {
+                    controllers: vec!["ftp://x".to_owned()],
+                    ..config("http://127.0.0.1:1/", &["a"])
+                },
+                "invalid controller address \"ftp://x\"",
+            ),
             (
                 WorkerConfig {
                     slots: 0,

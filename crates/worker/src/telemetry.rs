@@ -1,6 +1,8 @@
 //! What operators see of a worker: how long jobs run, how full it is, and a span for each attempt.
 
-use tidegate_chassis::telemetry::{Gauge, Histogram, KeyValue, Meter, link_remote, trace::traceparent_of};
+use tidegate_chassis::telemetry::{
+    Counter, Gauge, Histogram, KeyValue, Meter, link_remote, trace::traceparent_of,
+};
 use tidegate_protocol::domain::{FailureClass, Outcome};
 use tracing::Span;
 
@@ -12,6 +14,8 @@ pub(crate) struct Instruments {
     run: Histogram<f64>,
     utilization: Gauge<f64>,
     target: Gauge<u64>,
+    controller_connected: Gauge<u64>,
+    controllers_refused: Counter<u64>,
 }
 
 impl Instruments {
@@ -30,7 +34,23 @@ impl Instruments {
                 .u64_gauge("tidegate_concurrency_target")
                 .with_description("How many jobs of the queue may run on this worker")
                 .build(),
+            controller_connected: meter
+                .u64_gauge("tidegate_controller_connected")
+                .with_description("1 while a controller has taken this node in")
+                .build(),
+            controllers_refused: meter
+                .u64_counter("tidegate_controllers_refused")
+                .with_description("Controllers of another leadership that this node refused")
+                .build(),
         }
+    }
+
+    pub(crate) fn controller_connected(&self, connected: bool) {
+        self.controller_connected.record(u64::from(connected), &[]);
+    }
+
+    pub(crate) fn controller_refused(&self) {
+        self.controllers_refused.add(1, &[]);
     }
 
     pub(crate) fn ran(&self, context: &JobContext, verdict: Option<&Verdict>, seconds: f64) {

@@ -7,7 +7,11 @@ use tidegate_chassis::{
     tasks::{NamedThread, named_thread},
     telemetry::{self, Meter},
 };
-use tidegate_client::{Queue, endpoint};
+use tidegate_client::{
+    Queue,
+    control::{ControlLink, Kind},
+    endpoint,
+};
 use tidegate_protocol::{domain::QueueName, limits::QUEUES_PER_WORKER_MAX};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -16,6 +20,7 @@ use uuid::Uuid;
 
 use crate::{
     Delivery, JobContext, JobError, SLOTS_MAX, WorkerError,
+    control::Control,
     core::{Core, Settings},
     delivery::Handler,
     link::{Link, Ports},
@@ -31,6 +36,8 @@ pub(crate) const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(25);
 #[must_use = "a worker does nothing before run_until()"]
 pub struct Worker {
     routers: Vec<String>,
+    controllers: Vec<String>,
+    name: String,
     deliveries: Vec<(String, Arc<dyn Delivery>)>,
     slots: u32,
     drain_timeout: Duration,
@@ -53,6 +60,8 @@ impl Worker {
     pub fn connect(routers: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
             routers: routers.into_iter().map(Into::into).collect(),
+            controllers: Vec::new(),
+            name: String::new(),
             deliveries: Vec::new(),
             slots: SLOTS_DEFAULT,
             drain_timeout: DRAIN_TIMEOUT_DEFAULT,
@@ -82,6 +91,19 @@ impl Worker {
     /// How many jobs may run at once over all queues. A ceiling, 64 by default: how many do run is the controller's word.
     pub fn slots(mut self, slots: u32) -> Self {
         self.slots = slots;
+        self
+    }
+
+    /// Attaches to the first of these controllers that leads: how many jobs of each queue run here is its word then.
+    /// Without a controller, and until its first word, every queue may use all slots.
+    pub fn controllers(mut self, controllers: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.controllers = controllers.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// How the controller and its operators see this worker; a random name by default.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
         self
     }
 
@@ -121,7 +143,21 @@ impl Worker {
             return Err(WorkerError::NoRouter);
         }
         self.endpoints()?;
+        ControlLink::new(&self.controllers, Kind::Targets)?;
         by_queue(&self.deliveries).map(drop)
+    }
+
+    /// The way to the controllers, if there are any.
+    fn control(&self, incarnation: Uuid) -> Result<(Option<ControlLink>, Option<Control>), WorkerError> {
+        if self.controllers.is_empty() {
+            return Ok((None, None));
+        }
+        let (link, port) = ControlLink::new(&self.controllers, Kind::Targets)?;
+        let name = match self.name.as_str() {
+            "" => format!("worker-{}", &incarnation.simple().to_string()[..8]),
+            name => name.to_owned(),
+        };
+        Ok((Some(link), Some(Control::new(port, name))))
     }
 
     fn endpoints(&self) -> Result<Vec<Endpoint>, WorkerError> {
@@ -137,6 +173,8 @@ impl Worker {
         self.check()?;
         let routers = self.endpoints()?;
         let deliveries = by_queue(&self.deliveries)?;
+        let incarnation = Uuid::new_v4();
+        let (attach, control) = self.control(incarnation)?;
         let Self {
             slots,
             drain_timeout,
@@ -148,7 +186,7 @@ impl Worker {
         let settings = Settings {
             slots,
             queues: deliveries.keys().cloned().collect(),
-            incarnation: Uuid::new_v4(),
+            incarnation,
             labels,
         };
 
@@ -166,8 +204,8 @@ impl Worker {
             connected,
         };
         let instruments = Instruments::new(&meter.unwrap_or_else(telemetry::meter));
-        let link = Link::new(Core::new(settings), routers, ports, instruments.clone());
-        let mut link = start(link, abandoned)?;
+        let link = Link::new(Core::new(settings), routers, control, ports, instruments.clone());
+        let mut link = start(link, attach, abandoned)?;
 
         let mut attempts = std::pin::pin!(run_attempts(to_start, report, deliveries, instruments));
         let mut shutdown = std::pin::pin!(shutdown);
@@ -193,14 +231,30 @@ struct LinkThread {
     _thread: NamedThread,
 }
 
-fn start(link: Link, abandoned: CancellationToken) -> Result<LinkThread, WorkerError> {
+fn start(
+    link: Link,
+    attach: Option<ControlLink>,
+    abandoned: CancellationToken,
+) -> Result<LinkThread, WorkerError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(WorkerError::Thread)?;
     let (done, ended) = oneshot::channel();
     let thread = named_thread("tidegate-link", move || {
-        let result = runtime.block_on(link.run());
+        let attached = async {
+            if let Some(attach) = attach {
+                attach.run(CancellationToken::new()).await;
+            }
+            std::future::pending().await
+        };
+        // Both on this thread, where no handler is; the stream to the controller ends with the link.
+        let result = runtime.block_on(async {
+            tokio::select! {
+                result = link.run() => result,
+                result = attached => result,
+            }
+        });
         let _ = done.send(result); // nobody listens after the worker was dropped
     })
     .map_err(WorkerError::Thread)?;

@@ -3,6 +3,7 @@
 //! [`crate::link`] feeds it what arrives and the time, sends what [`Core::outgoing`] gives, and starts the attempts that
 //! [`Core::received`] gives. So every rule of the protocol can be tested without a network or a clock.
 
+mod control;
 mod received;
 mod time;
 
@@ -18,8 +19,10 @@ use crate::{
     Verdict,
     leases::Leases,
     permits::{Permits, Usage},
+    reflex::Reflexes,
     settles::Settles,
     stop::{Cause, Stop},
+    tally::Tally,
 };
 
 /// A timeout is mandatory: this one, where a router grants a job without.
@@ -84,6 +87,13 @@ struct Running {
     overdue_at_ms: u64,
 }
 
+impl Running {
+    /// It was told to stop and goes on.
+    fn is_overdue(&self, now_ms: u64) -> bool {
+        self.cause.is_some() && now_ms >= self.overdue_at_ms
+    }
+}
+
 #[derive(Debug)]
 struct Stream {
     session: String,
@@ -106,6 +116,10 @@ pub(crate) struct Core {
     leases: Leases,
     permits: Permits,
     settles: Settles,
+    reflexes: Reflexes,
+    tally: Tally,
+    /// Since the last report: a reflex set in, or a lease was lost.
+    alarm: bool,
     jobs: HashMap<LeaseRef, Running>,
     stream: Option<Stream>,
     closed_sessions: Vec<String>,
@@ -118,11 +132,15 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(settings: Settings) -> Self {
         let permits = Permits::new(settings.slots, settings.queues.iter().cloned());
+        let tally = Tally::new(settings.queues.iter().cloned());
         Self {
             settings,
             leases: Leases::default(),
             permits,
             settles: Settles::default(),
+            reflexes: Reflexes::default(),
+            tally,
+            alarm: false,
             jobs: HashMap::new(),
             stream: None,
             closed_sessions: Vec::new(),
@@ -225,6 +243,7 @@ impl Core {
         [
             Some(self.leases.fence_at_ms()),
             Some(self.scan_at_ms),
+            Some(self.reflexes.wake_at_ms()),
             self.settles.wake_at_ms(),
             self.leases.give_up_at_ms(),
             renew,

@@ -115,6 +115,7 @@ impl Core {
             time_ms,
             stop: running.stop.clone(),
         };
+        self.tally.began(now_ms, &lease.id.queue);
         self.jobs.insert(lease, running);
         Some(start)
     }

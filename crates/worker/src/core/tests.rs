@@ -130,11 +130,16 @@ fn answered(core: &mut Core, n: u64, result: v1::SettleResult) {
 }
 
 fn ended(core: &mut Core, n: u64, verdict: Option<Verdict>) {
-    core.ended(Ended {
+    ended_at(core, 0, n, verdict);
+}
+
+fn ended_at(core: &mut Core, now_ms: u64, n: u64, verdict: Option<Verdict>) {
+    let ended = Ended {
         lease: lease(n),
         verdict,
         run_ms: 5,
-    });
+    };
+    core.ended(now_ms, ended);
 }
 
 fn done() -> Option<Verdict> {

@@ -8,7 +8,7 @@ use tidegate_protocol::{
 };
 
 use super::{Core, DRAIN_EXTRA_MS, Drain, Ended, OVERDUE_AFTER_MS, Running, lease_ref};
-use crate::{OVERDUE_MAX, Verdict, WorkerError, permits::TICK_MS, stop::Cause};
+use crate::{OVERDUE_MAX, Verdict, WorkerError, permits::TICK_MS, reflex::Sign, stop::Cause};
 
 impl Core {
     pub(super) fn stop_all(&mut self, now_ms: u64, leases: &[v1::LeaseRef], cause: Cause) {
@@ -25,6 +25,7 @@ impl Core {
         let not_ours = matches!(cause, Cause::Lost | Cause::Cancelled | Cause::SelfFenced);
         if not_ours {
             self.leases.stop(lease);
+            self.alarm |= cause != Cause::Cancelled;
         }
         match job.cause {
             None => {
@@ -41,7 +42,7 @@ impl Core {
     }
 
     /// An attempt has ended: its permit is free, its outcome on the way.
-    pub(crate) fn ended(&mut self, ended: Ended) {
+    pub(crate) fn ended(&mut self, now_ms: u64, ended: Ended) {
         let Some(job) = self.jobs.remove(&ended.lease) else {
             return;
         };
@@ -53,7 +54,11 @@ impl Core {
             // Nobody stopped it and it says nothing: its task was torn down with the handlers' runtime.
             (None, None) => Cause::Draining.verdict(None),
         };
-        let Verdict { outcome, class } = verdict;
+        let (queue, sign) = (&job.queue, Sign::of(&verdict));
+        self.tally.ended(now_ms, queue, sign, ended.run_ms);
+        self.alarm |= self.reflexes.on(now_ms, queue, sign);
+        let Verdict { outcome, class } = self.reflexes.settle_as(now_ms, queue, verdict);
+        self.limit(now_ms, queue);
         self.settles.push(Settlement {
             lease: ended.lease,
             outcome,
@@ -68,6 +73,7 @@ impl Core {
     /// Too many handlers went on after they were told to stop.
     pub(crate) fn tick(&mut self, now_ms: u64) -> Result<(), WorkerError> {
         self.settles.tick(now_ms);
+        self.tick_reflexes(now_ms);
         for lease in self.leases.self_fence(now_ms) {
             self.stop(now_ms, &lease, Cause::SelfFenced);
         }

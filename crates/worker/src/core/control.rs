@@ -1,0 +1,96 @@
+//! What the controller may ask of a worker, and what it is told.
+
+use std::collections::HashMap;
+
+use tidegate_protocol::{domain::QueueName, v1};
+
+use super::Core;
+use crate::stop::Cause;
+
+impl Core {
+    /// How many jobs of each queue named may run here from now on. Others keep what they have; what runs goes on.
+    pub(crate) fn set_targets(&mut self, now_ms: u64, targets: &[v1::Target]) {
+        for target in targets {
+            let Ok(queue) = target.queue.parse::<QueueName>() else {
+                continue;
+            };
+            self.permits.set_target(&queue, target.target);
+            self.limit(now_ms, &queue);
+            tracing::debug!(%queue, target = target.target, reason = target.reason, "target");
+        }
+    }
+
+    pub(crate) fn cancel_leases(&mut self, now_ms: u64, leases: &[v1::LeaseRef]) {
+        self.stop_all(now_ms, leases, Cause::Cancelled);
+    }
+
+    /// Whether something has happened that the controller should hear of at once.
+    pub(crate) fn is_alarming(&self) -> bool {
+        self.alarm
+    }
+
+    pub(crate) fn window_ms(&self, now_ms: u64) -> u64 {
+        self.tally.window_ms(now_ms)
+    }
+
+    /// Everything there is to say of the queues. The counts stay until [`Self::reported`].
+    pub(crate) fn report(&self, now_ms: u64) -> v1::Report {
+        let mut overdue: HashMap<&QueueName, u32> = HashMap::new();
+        for job in self.jobs.values().filter(|job| job.is_overdue(now_ms)) {
+            *overdue.entry(&job.queue).or_default() += 1;
+        }
+        let queues = self.permits.usage().map(|usage| {
+            let limit = self.reflexes.limit(now_ms, &usage.queue, usage.target);
+            v1::QueueReport {
+                target: usage.target,
+                overdue: overdue.get(&usage.queue).copied().unwrap_or_default(),
+                // Between two tries it is 0, but one is what the queue has.
+                reflex_limit: limit.map_or(0, |limit| limit.max(1)),
+                down: self.reflexes.is_down(&usage.queue),
+                ..self.tally.report(now_ms, &usage.queue)
+            }
+        });
+        v1::Report {
+            window_ms: self.tally.window_ms(now_ms),
+            queues: queues.collect(),
+            alarm: self.alarm,
+            slots: self.settings.slots,
+            ..Default::default()
+        }
+    }
+
+    /// The report was taken.
+    pub(crate) fn reported(&mut self, now_ms: u64) {
+        self.tally.begin(now_ms);
+        self.alarm = false;
+    }
+
+    /// Who this worker is, without its full state.
+    pub(crate) fn node(&self) -> v1::NodeHello {
+        v1::NodeHello {
+            role: v1::NodeRole::Worker.into(),
+            node: self.settings.incarnation.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            queues: self.settings.queues.iter().map(ToString::to_string).collect(),
+            slots: self.settings.slots,
+            ..Default::default()
+        }
+    }
+
+    /// Gives the permits of a queue the limit that its reflexes say.
+    pub(super) fn limit(&mut self, now_ms: u64, queue: &QueueName) {
+        let Some(target) = self.permits.target(queue) else {
+            return;
+        };
+        let limit = self.reflexes.limit(now_ms, queue, target);
+        self.permits.set_limit(queue, limit);
+    }
+
+    pub(super) fn tick_reflexes(&mut self, now_ms: u64) {
+        if self.reflexes.tick(now_ms) {
+            for queue in self.settings.queues.clone() {
+                self.limit(now_ms, &queue);
+            }
+        }
+    }
+}
