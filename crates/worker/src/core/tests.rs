@@ -5,6 +5,8 @@ use tidegate_protocol::v1::lease_response::Message as Down;
 use super::*;
 use crate::{JobError, OVERDUE_MAX};
 
+mod control;
+
 const TTL: u64 = 10_000;
 
 fn core(slots: u32) -> Core {

@@ -12,6 +12,9 @@
 //! | other 5xx | retry | error |
 //! | refused, reset, no such host, no TLS | retry | down |
 //! | no HTTP | retry | error |
+//!
+//! A retry of class down becomes throttled, which costs the job no attempt, while the worker knows what the queue needs to
+//! be down: see [`crate::reflex`]. An attempt that is stopped by its timeout is an error, a panic the job's own fault.
 
 use std::{
     error::Error,

@@ -1,5 +1,7 @@
 //! The worker against a router that follows a script, over real connections.
 
+mod control;
+mod controller;
 mod drain;
 mod lease;
 mod reconnect;

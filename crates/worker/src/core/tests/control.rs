@@ -1,0 +1,111 @@
+//! Targets, reflexes and reports.
+
+use tidegate_protocol::domain::FailureClass;
+
+use super::*;
+
+fn target(core: &mut Core, now_ms: u64, target: u32) {
+    let target = v1::Target {
+        queue: "email".to_owned(),
+        target,
+        ..Default::default()
+    };
+    core.set_targets(now_ms, &[target]);
+}
+
+fn failing(class: FailureClass) -> Option<Verdict> {
+    Some(JobError::retry("x").with_class(class).into())
+}
+
+fn queue_report(core: &Core, now_ms: u64) -> v1::QueueReport {
+    core.report(now_ms).queues.remove(0)
+}
+
+/// Grants and ends this many jobs.
+fn run(core: &mut Core, now_ms: u64, fences: std::ops::Range<u64>, verdict: &Option<Verdict>) {
+    for fence in fences {
+        granted(core, now_ms, fence, vec![grant(fence)]);
+        ended_at(core, now_ms, fence, verdict.clone());
+    }
+}
+
+#[test]
+fn a_target_is_the_next_credit() {
+    let mut core = connected(8);
+    target(&mut core, 10, 3);
+    assert_eq!(credit(&said(&mut core, 10)), Some((3, 0)));
+    target(&mut core, 10, 100);
+    assert_eq!(
+        credit(&said(&mut core, 10)),
+        Some((8, 0)),
+        "never above the slots"
+    );
+    core.set_targets(
+        10,
+        &[v1::Target {
+            queue: "No Such".to_owned(),
+            ..Default::default()
+        }],
+    );
+    assert_eq!(credit(&said(&mut core, 10)), None);
+}
+
+#[test]
+fn overload_halves_the_credit_for_a_second() {
+    let mut core = connected(8);
+    run(&mut core, 100, 1..2, &failing(FailureClass::Overload));
+    let said_now = said(&mut core, 100);
+    assert_eq!(settled(&said_now).len(), 1);
+    assert!(
+        matches!(
+            settled(&said_now)[0].outcome,
+            Some(v1::settlement::Outcome::Throttled(_))
+        ),
+        "however the handler put it"
+    );
+    assert_eq!(credit(&said_now), Some((4, 1)));
+    assert!(core.is_alarming());
+    assert_eq!(queue_report(&core, 100).reflex_limit, 4);
+    assert!(core.wake_at_ms() <= 1_100);
+    core.tick(1_100).expect("nothing is overdue");
+    assert_eq!(credit(&said(&mut core, 1_100)), Some((8, 1)));
+    assert_eq!(queue_report(&core, 1_100).reflex_limit, 0);
+}
+
+#[test]
+fn what_is_down_is_left_alone_until_it_is_back() {
+    let mut core = connected(8);
+    run(&mut core, 0, 1..6, &failing(FailureClass::Down));
+    assert_eq!(credit(&said(&mut core, 0)), Some((0, 5)));
+    assert!(core.is_alarming());
+    core.reported(0);
+    let report = queue_report(&core, 0);
+    assert_eq!((report.down, report.reflex_limit, report.target), (true, 1, 8));
+    core.tick(500).expect("nothing is overdue");
+    assert_eq!(credit(&said(&mut core, 500)), Some((1, 5)));
+    run(&mut core, 500, 6..7, &done());
+    assert_eq!(credit(&said(&mut core, 500)), Some((8, 6)));
+    assert!(!queue_report(&core, 500).down);
+    assert!(!core.is_alarming(), "good news can wait");
+}
+
+#[test]
+fn a_lost_lease_alarms_and_a_cancelled_one_does_not() {
+    for (lost, cancelled, alarms) in [(&[1][..], &[][..], true), (&[], &[1], false)] {
+        let mut core = connected(8);
+        granted(&mut core, 0, 1, vec![grant(1)]);
+        renewed(&mut core, 10, 1, lost, cancelled);
+        assert_eq!(core.is_alarming(), alarms);
+    }
+}
+
+#[test]
+fn a_report_names_handlers_that_do_not_stop() {
+    let mut core = connected(8);
+    granted(&mut core, 0, 1, vec![grant(1), grant(2)]);
+    core.cancel_leases(0, &[reference(1)]);
+    assert_eq!(queue_report(&core, 1_000).overdue, 0);
+    let report = queue_report(&core, 1_500);
+    assert_eq!((report.overdue, report.in_flight), (1, 2));
+    assert_eq!(report.mean_in_flight, 2.0);
+}
