@@ -167,6 +167,11 @@ impl Condition {
         self.lock().watch.clock_read_after(at)
     }
 
+    /// Which store it is, and the highest clock it was seen to have.
+    pub fn store_identity(&self) -> (String, u64) {
+        self.lock().watch.identity()
+    }
+
     /// The store's clock, as far as this process can tell.
     pub fn store_clock_ms(&self) -> u64 {
         self.lock().watch.clock_ms(self.at())

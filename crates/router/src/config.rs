@@ -17,6 +17,8 @@ pub struct RouterConfig {
     pub metrics_listen: SocketAddr,
     /// `redis://HOST:PORT/DB`, `sqlite:PATH` or `memory:`. A secret, because it may hold a password.
     pub store: Secret,
+    /// Controllers of one group; one is used at a time. Empty: policies and caps stay as the store has them.
+    pub controllers: Vec<String>,
     /// Serves gRPC reflection, so that grpcurl needs no files.
     pub reflection: bool,
     /// A TOML file of queue policies, written to the store at start.
@@ -37,6 +39,7 @@ impl Default for RouterConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 7600)),
             metrics_listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
             store: "sqlite:./.tidegate/jobs.db".into(),
+            controllers: Vec::new(),
             reflection: false,
             policies: None,
             drain_timeout: Duration::from_secs(20),
@@ -83,6 +86,9 @@ pub struct RouterArgs {
     /// Job store: redis://HOST:PORT/DB, sqlite:PATH or memory: [default: sqlite:./.tidegate/jobs.db]
     #[arg(long, value_name = "URL")]
     pub store: Option<String>,
+    /// Controller that sets policies and caps; give it once for each [default: none]
+    #[arg(long = "controller", value_name = "URL")]
+    pub controllers: Vec<String>,
     /// TOML file of queue policies, written to the store at start
     #[arg(long, value_name = "FILE")]
     pub policies: Option<PathBuf>,
@@ -97,7 +103,9 @@ pub struct RouterArgs {
 impl RouterArgs {
     /// What was given; null is "not given".
     fn overrides(&self) -> Value {
+        let controllers = (!self.controllers.is_empty()).then(|| self.controllers.clone());
         json!({ "router": {
+            "controllers": controllers,
             "listen": self.listen,
             "metrics_listen": self.metrics_listen,
             "store": self.store,
@@ -130,6 +138,7 @@ mod tests {
         let args = RouterArgs {
             config: Some(file),
             store: Some("memory:".into()),
+            controllers: vec!["http://c:7601".into()],
             ..Default::default()
         };
         let env = [
@@ -139,6 +148,7 @@ mod tests {
         let config = load(&env, &args).unwrap();
         assert_eq!((config.name.as_str(), config.store.expose()), ("env", "memory:"));
         assert_eq!(config.drain_timeout, Duration::from_secs(7));
+        assert_eq!(config.controllers, ["http://c:7601"]);
         let config = load(&env, &RouterArgs::default()).unwrap();
         assert_eq!(config.store.expose(), "redis://:secret@host/1");
         assert!(!format!("{config:?}").contains("secret@"));

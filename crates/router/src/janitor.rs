@@ -98,11 +98,11 @@ impl Janitor {
     }
 
     /// Reads what the queues hold, for the gauges and for whoever decides by it. On a fault the old knowledge stands.
-    pub async fn look(&self) {
-        if let Ok(all) = self.read_stats().await {
-            self.metrics.queue_stats(&all);
-            self.catalog.refresh(&all);
-        }
+    pub async fn look(&self) -> Option<Vec<QueueStats>> {
+        let all = self.read_stats().await.ok()?;
+        self.metrics.queue_stats(&all);
+        self.catalog.refresh(&all);
+        Some(all)
     }
 
     async fn read_stats(&self) -> StoreResult<Vec<QueueStats>> {

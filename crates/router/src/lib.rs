@@ -6,6 +6,7 @@
 //!  workers <===> lease streams --> pipes (batches) --+        |
 //!                     ^                              |        v
 //!                     +---- dispatcher (one task) ---+   janitor: pulse, sweeps --> condition, catalog
+//!  controller <==> control: policies and caps to the store, facts and counts to the controller
 //! ```
 //!
 //! It keeps no state of its own that matters: jobs, leases, caps and policies are the store's; a router that dies loses
@@ -20,6 +21,7 @@ mod batch;
 mod catalog;
 mod condition;
 mod config;
+mod control;
 mod dispatcher;
 mod janitor;
 mod job_service;
@@ -33,6 +35,7 @@ mod run;
 mod status;
 mod waiters;
 mod watch;
+mod window;
 
 pub use config::{RouterArgs, RouterConfig, RouterFile};
 pub use run::{Host, Ready, RunError, run, run_on, serve};

@@ -12,6 +12,8 @@ use tidegate_flow::breaker;
 use tidegate_protocol::domain::{CapRecord, JobState, OutcomeKind, QueueName};
 use tidegate_store::QueueStats;
 
+use crate::window::{Arrivals, Window};
+
 /// Series per instrument and label set; each costs memory here and in Prometheus for as long as they live.
 const QUEUES_LABELLED_MAX: usize = 500;
 /// The label of queues beyond that. No queue can be named so.
@@ -33,6 +35,11 @@ pub struct Metrics {
     oldest_ready: Gauge<f64>,
     cap: Gauge<u64>,
     running: Gauge<u64>,
+    controller_connected: Gauge<u64>,
+    controllers_refused: Counter<u64>,
+    cap_writer: Gauge<u64>,
+    /// The same counts for the controller, which asks each second and by queue.
+    pub window: Window,
     queues: RwLock<HashMap<QueueName, KeyValue>>,
 }
 
@@ -86,6 +93,16 @@ impl Metrics {
                 "tidegate_concurrency_running",
                 "Slots in use, ghosts of lost leases included",
             ),
+            controller_connected: gauge(
+                "tidegate_controller_connected",
+                "1 while a controller has taken this node in",
+            ),
+            controllers_refused: counter(
+                "tidegate_controllers_refused",
+                "Controllers of another leadership that this node refused",
+            ),
+            cap_writer: gauge("tidegate_cap_writer", "1 while this router writes the caps"),
+            window: Window::default(),
             queues: RwLock::default(),
         }
     }
@@ -110,11 +127,23 @@ impl Metrics {
     pub fn submitted(&self, queue: &QueueName, outcome: &'static str, count: u64) {
         self.submitted
             .add(count, &[self.queue(queue), KeyValue::new("outcome", outcome)]);
+        if outcome == "created" {
+            let submitted = Arrivals {
+                submitted: count,
+                ..Default::default()
+            };
+            self.window.arrived(queue, submitted);
+        }
     }
 
     pub fn rejected(&self, queue: &QueueName, reason: &'static str, count: u64) {
         self.rejections
             .add(count, &[self.queue(queue), KeyValue::new("reason", reason)]);
+        let refused = Arrivals {
+            refused: count,
+            ..Default::default()
+        };
+        self.window.arrived(queue, refused);
     }
 
     pub fn settled(&self, queue: &QueueName, outcome: OutcomeKind) {
@@ -149,6 +178,19 @@ impl Metrics {
         let label = [KeyValue::new("op", op)];
         self.store_duration.record(seconds, &label);
         self.store_batch.record(items as u64, &label);
+        self.window.store_call(op, seconds);
+    }
+
+    pub fn controller_connected(&self, connected: bool) {
+        self.controller_connected.record(u64::from(connected), &[]);
+    }
+
+    pub fn controller_refused(&self) {
+        self.controllers_refused.add(1, &[]);
+    }
+
+    pub fn cap_writer(&self, writer: bool) {
+        self.cap_writer.record(u64::from(writer), &[]);
     }
 
     pub fn workers_connected(&self, count: usize) {

@@ -11,6 +11,7 @@ use tidegate_chassis::{
     tasks::{TaskEnded, Tasks},
     telemetry::{self, Metrics as Registry},
 };
+use tidegate_client::control::InvalidController;
 use tidegate_protocol::{DESCRIPTOR_SET, v1};
 use tidegate_store::{JobStore, OpenError, StoreError};
 use tokio::net::TcpListener;
@@ -20,6 +21,7 @@ use crate::{
     catalog::Catalog,
     condition::Condition,
     config::RouterConfig,
+    control::Attachment,
     dispatcher::{Dispatch, Dispatcher, HANDBACKS_MAX, Handback},
     janitor::Janitor,
     job_service::{Jobs, Reads, WATCHERS_MAX},
@@ -51,6 +53,8 @@ pub enum RunError {
     Store(#[source] StoreError),
     #[error(transparent)]
     Policies(#[from] PoliciesError),
+    #[error(transparent)]
+    Controller(#[from] InvalidController),
     #[error("a listener has no address")]
     Listener(#[from] std::io::Error),
     #[error(transparent)]
@@ -61,7 +65,7 @@ impl RunError {
     /// 2: how it was called or configured; 5: its store does not answer; 1: everything else.
     pub fn exit_code(&self) -> u8 {
         match self {
-            RunError::Config(_) => 2,
+            RunError::Config(_) | RunError::Controller(_) => 2,
             RunError::Policies(PoliciesError::Store(_)) | RunError::Store(_) => 5,
             RunError::Policies(_) => 2,
             RunError::Open(OpenError::UnknownUrl(_)) => 2,
@@ -145,6 +149,7 @@ pub async fn serve(
     shutdown: CancellationToken,
     ready: impl FnOnce(Ready),
 ) -> Result<(), RunError> {
+    let attachment = Attachment::new(&config.controllers)?;
     let Host {
         grpc,
         admin,
@@ -164,7 +169,7 @@ pub async fn serve(
     let store: Arc<dyn JobStore> = Arc::new(Observed::new(store, metrics.clone()));
     let tasks = Tasks::new(shutdown.clone())
         .drain_deadline(config.drain_notice + config.drain_timeout + DRAIN_LEAD + DRAIN_MARGIN);
-    let router = Router::build(config, &tasks, store, metrics, readiness.clone()).await?;
+    let router = Router::build(config, &tasks, store, metrics, readiness.clone(), attachment).await?;
     if let Some((listener, registry)) = admin {
         tasks.spawn(
             "metrics",
@@ -202,7 +207,9 @@ impl Router {
         store: Arc<dyn JobStore>,
         metrics: Arc<Metrics>,
         readiness: Readiness,
+        attachment: Attachment,
     ) -> Result<Self, RunError> {
+        let name = name(config);
         let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
         let janitor = meet(store, metrics, readiness.clone(), draining.clone()).await?;
         let Janitor {
@@ -217,6 +224,7 @@ impl Router {
             "store events",
             waiters.clone().listen(store.subscribe(), stop.clone()),
         );
+        attachment.start(tasks, janitor.clone(), name.clone());
         let dispatch = start_tasks(tasks, janitor, &draining);
         let registry = Arc::new(lease::Registry::new(metrics.clone()));
         let reads = Reads::new(condition.clone());
@@ -229,7 +237,7 @@ impl Router {
             dispatch,
             releases: tasks.group("session releases", lease::RELEASES_MAX),
             draining: draining.clone(),
-            name: name(config),
+            name,
             drain_patience: config.drain_notice + config.drain_timeout.mul_f64(0.9),
         });
         let leases = Leases {

@@ -188,6 +188,12 @@ impl Watch {
         self.last.as_ref().map(|last| at.saturating_sub(last.answered_at))
     }
 
+    /// The store's incarnation (empty before the first pulse), and the highest clock or watermark ever seen.
+    pub fn identity(&self) -> (String, u64) {
+        let incarnation = self.last.as_ref().map(|last| last.incarnation.clone());
+        (incarnation.unwrap_or_default(), self.highest_ms)
+    }
+
     /// The store's clock now, as far as this process can tell; 0 before the first pulse.
     pub fn clock_ms(&self, at: u64) -> u64 {
         self.last

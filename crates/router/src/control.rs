@@ -1,0 +1,224 @@
+//! The router's end of the control stream: orders in, reports out.
+//!
+//! Four tasks, so that a store that is slow for one of them does not hold up the others: the link, the ear (here), the
+//! orders (one at a time), and the reports (each looks at the store first).
+
+mod facts;
+mod orders;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tidegate_chassis::{CancellationToken, clock::Monotonic, tasks::Tasks};
+use tidegate_client::control::{
+    ControlEvent, ControlLink, ControlPort, ControlVoice, InvalidController, Kind,
+};
+use tidegate_protocol::v1::{self, command::Command};
+use tidegate_store::QueueStats;
+use tokio::{
+    sync::{oneshot, watch},
+    time::{MissedTickBehavior, interval, timeout},
+};
+use uuid::Uuid;
+
+use self::{
+    facts::Facts,
+    orders::{Order, Orders},
+};
+use crate::{janitor::Janitor, window::Counts};
+
+/// Facts of the store are this old at most, when they are told.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// A store that takes longer to say what it holds is told of without it.
+const LOOK_MAX: Duration = Duration::from_millis(900);
+/// Counts of a time without a controller say nothing of now: they are dropped when they cover more than this.
+const WINDOW_MS_MAX: u64 = 10_000;
+
+/// The way to the controllers that the configuration names.
+pub struct Attachment(Option<(ControlLink, ControlPort)>);
+
+impl Attachment {
+    pub fn new(controllers: &[String]) -> Result<Self, InvalidController> {
+        if controllers.is_empty() {
+            return Ok(Self(None));
+        }
+        Ok(Self(Some(ControlLink::new(controllers, Kind::Caps)?)))
+    }
+
+    /// Starts the tasks; none without a controller. They end with the process's shutdown: another router takes the
+    /// orders then.
+    pub fn start(self, tasks: &Tasks, janitor: Janitor, name: String) {
+        let Some((link, port)) = self.0 else { return };
+        janitor.metrics.window.start();
+        janitor.metrics.controller_connected(false);
+        let (connected, is_connected) = watch::channel(false);
+        let reports = Arc::new(Reports {
+            janitor,
+            voice: port.voice(),
+            clock: Monotonic::start(),
+            told: Mutex::default(),
+        });
+        let (orders, carry_out) = Orders::new(reports.janitor.store.clone(), port.voice());
+        let ear = Ear {
+            reports: reports.clone(),
+            orders,
+            connected,
+            name,
+            node: Uuid::new_v4(),
+        };
+        let stop = tasks.shutdown();
+        tasks.spawn("control link", link.run(stop.clone()));
+        tasks.spawn("control", ear.listen(port, stop.clone()));
+        tasks.spawn("control orders", carry_out);
+        tasks.spawn("control reports", reports.tell(is_connected, stop));
+    }
+}
+
+/// Hears the controller.
+struct Ear {
+    reports: Arc<Reports>,
+    orders: Orders,
+    connected: watch::Sender<bool>,
+    name: String,
+    node: Uuid,
+}
+
+impl Ear {
+    async fn listen(self, mut port: ControlPort, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                event = port.events.recv() => match event {
+                    Some(event) => self.on(event).await,
+                    // The link ends by the same token.
+                    None => return stop.cancelled().await,
+                }
+            }
+        }
+    }
+
+    async fn on(&self, event: ControlEvent) {
+        let metrics = &self.reports.janitor.metrics;
+        match event {
+            ControlEvent::Hello(reply) => self.hello(reply).await,
+            ControlEvent::Connected { .. } => {
+                metrics.controller_connected(true);
+                self.connected.send_replace(true);
+            }
+            ControlEvent::Disconnected => {
+                metrics.controller_connected(false);
+                metrics.cap_writer(false);
+                self.connected.send_replace(false);
+            }
+            ControlEvent::Refused => metrics.controller_refused(),
+            ControlEvent::Policies(policies) => self.orders.give(Order::Policies(policies)),
+            ControlEvent::Caps(caps) => self.orders.give(Order::Caps(caps)),
+            ControlEvent::Gates(gates) => {
+                tracing::debug!(gates = gates.gates.len(), "gates are not obeyed by this version");
+            }
+            ControlEvent::Command(Command::CapWriter(command)) => {
+                tracing::info!(writer = command.writer, "which router writes the caps");
+                metrics.cap_writer(command.writer);
+            }
+            ControlEvent::Command(Command::AcceptStore(accept)) => {
+                tracing::warn!(
+                    incarnation = accept.incarnation,
+                    "accepting a store by command is not supported: restart the routers"
+                );
+            }
+            // A worker's business.
+            ControlEvent::Targets(_) | ControlEvent::Command(Command::Drain(_) | Command::Cancel(_)) => {}
+        }
+    }
+
+    async fn hello(&self, reply: oneshot::Sender<v1::NodeHello>) {
+        let state = self.reports.full().await;
+        let (store_incarnation, store_watermark_ms) = self.reports.janitor.condition.store_identity();
+        let hello = v1::NodeHello {
+            role: v1::NodeRole::Router.into(),
+            node: self.node.to_string(),
+            name: self.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            store_incarnation,
+            store_watermark_ms,
+            state: Some(state),
+            ..Default::default()
+        };
+        let _ = reply.send(hello); // the stream may be gone by now
+    }
+}
+
+/// Looks at the store and tells the controller.
+struct Reports {
+    janitor: Janitor,
+    voice: ControlVoice,
+    clock: Monotonic,
+    /// A few lines under it, never across an await.
+    told: Mutex<Told>,
+}
+
+#[derive(Default)]
+struct Told {
+    facts: Facts,
+    at_ms: u64,
+}
+
+impl Reports {
+    async fn tell(self: Arc<Self>, connected: watch::Receiver<bool>, stop: CancellationToken) {
+        let mut ticks = interval(REPORT_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            if *connected.borrow() {
+                self.tell_once().await;
+            } else {
+                self.drop_old();
+            }
+        }
+    }
+
+    async fn tell_once(&self) {
+        let stats = self.look().await;
+        let counts = self.janitor.metrics.window.take();
+        let report = self.make(stats.as_deref(), &counts, false);
+        if !self.voice.report(report) {
+            self.janitor.metrics.window.put_back(counts);
+        }
+    }
+
+    /// Everything, for the begin of a stream.
+    async fn full(&self) -> v1::Report {
+        let stats = self.look().await;
+        let counts = self.janitor.metrics.window.take();
+        self.make(stats.as_deref(), &counts, true)
+    }
+
+    async fn look(&self) -> Option<Vec<QueueStats>> {
+        timeout(LOOK_MAX, self.janitor.look()).await.ok().flatten()
+    }
+
+    fn make(&self, stats: Option<&[QueueStats]>, counts: &Counts, anew: bool) -> v1::Report {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if anew {
+            told.facts.forget();
+        }
+        let now_ms = self.clock.ms();
+        let since_ms = std::mem::replace(&mut told.at_ms, now_ms);
+        told.facts.report(stats, counts, now_ms.saturating_sub(since_ms))
+    }
+
+    fn drop_old(&self) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.clock.ms().saturating_sub(told.at_ms) > WINDOW_MS_MAX {
+            told.at_ms = self.clock.ms();
+            self.janitor.metrics.window.take();
+        }
+    }
+}
