@@ -167,10 +167,16 @@ impl JobStore for Faulty {
         self.inner.stats(queues).await
     }
     async fn put_queue(&self, records: Vec<QueueRecord>) -> Vec<StoreResult<bool>> {
-        self.inner.put_queue(records).await
+        match self.away("put_queue", records.len()) {
+            Some(away) => away,
+            None => self.inner.put_queue(records).await,
+        }
     }
     async fn set_caps(&self, orders: Vec<CapOrder>) -> Vec<StoreResult<CapAnswer>> {
-        self.inner.set_caps(orders).await
+        match self.away("set_caps", orders.len()) {
+            Some(away) => away,
+            None => self.inner.set_caps(orders).await,
+        }
     }
     async fn pause(&self, queues: Vec<QueueName>, paused: bool) -> Vec<StoreResult<bool>> {
         self.inner.pause(queues, paused).await

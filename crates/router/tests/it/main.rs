@@ -5,6 +5,8 @@
     reason = "test code: real time, a task may end with its test, and a panic is the way to report"
 )]
 
+mod control;
+mod controller;
 mod draining;
 mod ending;
 mod faults;
