@@ -10,6 +10,7 @@
 //! full state. The link decides whom to obey ([`Obeyed`]); what the orders mean is the node's business.
 
 mod obeyed;
+mod port;
 mod stream;
 mod wire;
 
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Streaming, transport::Endpoint};
 
 pub use self::obeyed::{Kind, NotObeyed, Obeyed};
+pub use self::port::{ControlEvent, ControlPort, ControlVoice};
 use self::stream::{Stream, connect, open, request, with_causes};
 pub use self::wire::{histogram, wire_histogram};
 use crate::{ClientError, deadline::Stopwatch, endpoint};
@@ -41,75 +43,12 @@ const WELCOME_MAX: Duration = Duration::from_secs(5);
 const HELLO_MAX: Duration = Duration::from_secs(5);
 /// Work goes on without a controller: no need to say more often that there is none.
 const WARN_EVERY_MS: u64 = 30_000;
-/// What a node may have said that is not sent yet.
-const SAID_MAX: usize = 64;
-/// Orders that wait for the node; what is beyond waits in the network.
-const EVENTS_MAX: usize = 16;
-
-/// What the node hears.
-#[derive(Debug)]
-pub enum ControlEvent {
-    /// A stream opens: say who you are, and your full state. The link fills in what was applied of which ledger.
-    Hello(oneshot::Sender<v1::NodeHello>),
-    Connected {
-        controller: String,
-    },
-    Disconnected,
-    /// A controller of another leadership was refused.
-    Refused,
-    Targets(v1::Targets),
-    Policies(v1::Policies),
-    Caps(v1::Caps),
-    Gates(v1::Gates),
-    Command(v1::command::Command),
-}
-
 /// The address of a controller cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid controller address {url:?}: {message}")]
 pub struct InvalidController {
     pub url: String,
     pub message: String,
-}
-
-/// The node's end. Dropping it ends the link.
-#[derive(Debug)]
-pub struct ControlPort {
-    pub events: mpsc::Receiver<ControlEvent>,
-    said: mpsc::Sender<Up>,
-}
-
-/// The node's mouth, to be handed to several of its parts.
-#[derive(Clone, Debug)]
-pub struct ControlVoice(mpsc::Sender<Up>);
-
-impl ControlPort {
-    pub fn voice(&self) -> ControlVoice {
-        ControlVoice(self.said.clone())
-    }
-}
-
-impl ControlVoice {
-    /// `false`: it was not taken, because the link is behind. Keep the counts and say them next time.
-    pub fn report(&self, report: v1::Report) -> bool {
-        self.0.try_send(Up::Report(report)).is_ok()
-    }
-
-    /// An order is carried out.
-    pub fn applied(&self, version: Option<v1::Version>) {
-        self.say(Up::Applied(v1::Applied { version }));
-    }
-
-    pub fn cap_answers(&self, answers: v1::CapAnswers) {
-        self.say(Up::CapAnswers(answers));
-    }
-
-    /// A controller takes an order without an answer for one that may have been carried out, and repeats it.
-    fn say(&self, message: Up) {
-        if self.0.try_send(message).is_err() {
-            tracing::warn!("an answer to the controller was dropped: too many are waiting");
-        }
-    }
 }
 
 /// See the [module](self).
@@ -152,21 +91,20 @@ impl ControlLink {
             .iter()
             .map(|url| address(url))
             .collect::<Result<Vec<_>, _>>()?;
-        let (said, to_say) = mpsc::channel(SAID_MAX);
-        let (events, heard) = mpsc::channel(EVENTS_MAX);
+        let (port, said, events) = ControlPort::new();
         let link = Self {
             controllers,
             current: 0,
             binding,
             obeyed: Obeyed::default(),
-            said: to_say,
+            said,
             events,
             clock: Stopwatch::start(),
             failures: 0,
             warned_ms: None,
             refused_ms: None,
         };
-        Ok((link, ControlPort { events: heard, said }))
+        Ok((link, port))
     }
 
     /// Keeps a stream open until `stop`, or until the node's end is dropped.

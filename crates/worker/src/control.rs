@@ -63,11 +63,11 @@ impl Control {
                     state: Some(core.report(now_ms)),
                     ..core.node()
                 };
-                if reply.send(hello).is_ok() {
-                    core.reported(now_ms);
-                }
+                let _ = reply.send(hello); // the stream may be gone by now
             }
+            // Only now is it certain that the hello was heard by somebody who leads.
             ControlEvent::Connected { .. } => {
+                core.reported(now_ms);
                 self.connected = true;
                 self.report_at_ms = now_ms + REPORT_EVERY_MS;
                 instruments.controller_connected(true);

@@ -45,7 +45,7 @@ impl Core {
                 target: usage.target,
                 overdue: overdue.get(&usage.queue).copied().unwrap_or_default(),
                 // Between two tries it is 0, but one is what the queue has.
-                reflex_limit: limit.map_or(0, |limit| limit.max(1)),
+                reflex_limit: limit.map_or(0, |limit| limit.max(1).min(usage.target)),
                 down: self.reflexes.is_down(&usage.queue),
                 ..self.tally.report(now_ms, &usage.queue)
             }

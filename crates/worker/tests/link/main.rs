@@ -1,5 +1,6 @@
 //! The worker against a router that follows a script, over real connections.
 
+mod classes;
 mod control;
 mod controller;
 mod drain;
