@@ -7,7 +7,7 @@ mod facts;
 mod orders;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -187,9 +187,13 @@ impl Reports {
     async fn tell_once(&self) {
         let stats = self.look().await;
         let counts = self.janitor.metrics.window.take();
-        let report = self.make(stats.as_deref(), &counts, false);
+        let report = self.make(stats.as_deref(), &counts);
+        let window_ms = report.window_ms;
         if !self.voice.report(report) {
             self.janitor.metrics.window.put_back(counts);
+            let mut told = self.told();
+            told.at_ms = told.at_ms.saturating_sub(window_ms);
+            told.facts.forget();
         }
     }
 
@@ -197,25 +201,27 @@ impl Reports {
     async fn full(&self) -> v1::Report {
         let stats = self.look().await;
         let counts = self.janitor.metrics.window.take();
-        self.make(stats.as_deref(), &counts, true)
+        self.told().facts.forget();
+        self.make(stats.as_deref(), &counts)
     }
 
     async fn look(&self) -> Option<Vec<QueueStats>> {
         timeout(LOOK_MAX, self.janitor.look()).await.ok().flatten()
     }
 
-    fn make(&self, stats: Option<&[QueueStats]>, counts: &Counts, anew: bool) -> v1::Report {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if anew {
-            told.facts.forget();
-        }
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn make(&self, stats: Option<&[QueueStats]>, counts: &Counts) -> v1::Report {
+        let mut told = self.told();
         let now_ms = self.clock.ms();
         let since_ms = std::mem::replace(&mut told.at_ms, now_ms);
         told.facts.report(stats, counts, now_ms.saturating_sub(since_ms))
     }
 
     fn drop_old(&self) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told();
         if self.clock.ms().saturating_sub(told.at_ms) > WINDOW_MS_MAX {
             told.at_ms = self.clock.ms();
             self.janitor.metrics.window.take();

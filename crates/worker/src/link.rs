@@ -89,6 +89,9 @@ impl Link {
     ) -> Self {
         // Many workers that start together spread over the routers.
         let router = fastrand::usize(..routers.len().max(1));
+        if control.is_some() {
+            instruments.controller_connected(false);
+        }
         Self {
             core,
             ports,

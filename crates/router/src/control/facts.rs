@@ -41,7 +41,7 @@ impl Told {
 pub struct Facts(HashMap<QueueName, Told>);
 
 impl Facts {
-    /// A new stream: the controller is to be told everything.
+    /// A new stream, or a report that did not get through: the controller is to be told everything.
     pub fn forget(&mut self) {
         self.0.clear();
     }

@@ -54,8 +54,17 @@ impl Core {
             window_ms: self.tally.window_ms(now_ms),
             queues: queues.collect(),
             alarm: self.alarm,
-            slots: self.settings.slots,
+            slots: self.slots(),
             ..Default::default()
+        }
+    }
+
+    /// What targets may be divided over: nothing of a worker that takes no more jobs.
+    fn slots(&self) -> u32 {
+        if self.is_draining() {
+            0
+        } else {
+            self.settings.slots
         }
     }
 
@@ -72,7 +81,7 @@ impl Core {
             node: self.settings.incarnation.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             queues: self.settings.queues.iter().map(ToString::to_string).collect(),
-            slots: self.settings.slots,
+            slots: self.slots(),
             ..Default::default()
         }
     }

@@ -10,6 +10,7 @@ use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    controller::Controller,
     in_time,
     router::{Router, job_id, kind},
 };
@@ -80,4 +81,44 @@ async fn jobs_reach_the_app_and_its_answers_the_router() {
     drop(stream);
     in_time(roles.run()).await.expect("it ends well");
     assert!(!readiness.is_ready());
+}
+
+#[tokio::test]
+async fn a_worker_that_the_controller_sends_home_ends_well() {
+    let (mut router, mut controller) = (Router::start(), Controller::start());
+    let config = WorkerConfig {
+        routers: vec![router.address.clone()],
+        controllers: vec![controller.address.clone()],
+        name: "home".to_owned(),
+        app: "http://127.0.0.1:1/".to_owned(),
+        queues: vec!["email".to_owned()],
+        ..WorkerConfig::default()
+    };
+    let metrics = Metrics::for_test("tidegate-worker");
+    let host = Host {
+        admin: Some((
+            TcpListener::bind("127.0.0.1:0").await.expect("a free port"),
+            metrics.clone(),
+        )),
+        readiness: Readiness::new(),
+    };
+    let process = CancellationToken::new();
+    let role = run_on(config, host, process.clone(), |_| {});
+    let script = async {
+        let (mut stream, _) = router.welcome().await;
+        stream.credit().await;
+        let (mut node, hello) = controller.welcome("a", 1).await;
+        assert_eq!(hello.name, "home");
+        node.report().await;
+        assert!(metrics.render().contains("tidegate_controller_connected 1"));
+        let command = Some(v1::command::Command::Drain(v1::Drain {}));
+        node.send(v1::attach_response::Message::Command(v1::Command { command }))
+            .await;
+        stream
+            .until(|message| matches!(message, v1::lease_request::Message::Bye(_)).then_some(()))
+            .await;
+    };
+    let (ended, ()) = in_time(async { tokio::join!(role, script) }).await;
+    ended.expect("it was told to");
+    assert!(!process.is_cancelled(), "the process is not its to end");
 }

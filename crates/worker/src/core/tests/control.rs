@@ -100,6 +100,14 @@ fn a_lost_lease_alarms_and_a_cancelled_one_does_not() {
 }
 
 #[test]
+fn a_worker_that_drains_has_no_slots_to_divide() {
+    let mut core = connected(8);
+    assert_eq!((core.report(0).slots, core.node().slots), (8, 8));
+    core.drain(0, 1_000);
+    assert_eq!((core.report(0).slots, core.node().slots), (0, 0));
+}
+
+#[test]
 fn a_report_names_handlers_that_do_not_stop() {
     let mut core = connected(8);
     granted(&mut core, 0, 1, vec![grant(1), grant(2)]);
