@@ -5,4 +5,25 @@
 
 pub mod backoff;
 pub mod breaker;
+pub mod budget;
+pub mod caps;
 pub mod histogram;
+pub mod shard;
+pub mod strategy;
+
+/// Numbers for tests that try many cases: the same ones every time.
+#[cfg(test)]
+mod test_random {
+    /// A linear congruential generator; the upper half is what it gives.
+    pub struct Random(pub u64);
+
+    impl Random {
+        pub fn below(&mut self, end: u64) -> u64 {
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) % end.max(1)
+        }
+    }
+}
