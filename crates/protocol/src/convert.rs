@@ -10,6 +10,7 @@
 mod job;
 mod lease;
 mod policy;
+mod resource;
 
 use uuid::Uuid;
 
@@ -18,8 +19,10 @@ pub use lease::{
     credit_queue, failure_class, failure_class_code, lease_ref, lease_refs, settle_result, settlement,
 };
 pub use policy::{
-    LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, TIMEOUT_MS_MAX, cap_record, check_policy, policy, version,
+    LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, TIMEOUT_MS_MAX, cap_record, check_policy, policy, policy_unchecked,
+    policy_violations, version,
 };
+pub use resource::{resource, resource_violations};
 
 use crate::{
     domain::{Incarnation, JobId, QueueName, Session},

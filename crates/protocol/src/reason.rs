@@ -18,6 +18,10 @@ pub const INVALID_TIME: &str = "INVALID_TIME";
 // Requests that meet the state of things.
 pub const JOB_NOT_FOUND: &str = "JOB_NOT_FOUND";
 pub const QUEUE_NOT_FOUND: &str = "QUEUE_NOT_FOUND";
+pub const POLICY_NOT_FOUND: &str = "POLICY_NOT_FOUND";
+pub const RESOURCE_NOT_FOUND: &str = "RESOURCE_NOT_FOUND";
+pub const RESOURCE_IN_USE: &str = "RESOURCE_IN_USE";
+pub const BUDGET_EXCEEDED: &str = "BUDGET_EXCEEDED";
 pub const WRONG_STATE: &str = "WRONG_STATE";
 pub const IDEMPOTENCY_KEY_REUSED: &str = "IDEMPOTENCY_KEY_REUSED";
 pub const IDEMPOTENCY_KEY_TAKEN: &str = "IDEMPOTENCY_KEY_TAKEN";

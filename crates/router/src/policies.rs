@@ -1,32 +1,24 @@
 //! Policies from a file, for deployments without a controller: written to the store at start, as the oldest version there
 //! is, so that whatever a controller has decided stands.
 
-mod file;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use std::{path::PathBuf, sync::Arc};
-
-use tidegate_protocol::domain::{Cap, Policy, QueueName, Version};
+use tidegate_protocol::{
+    domain::Version,
+    policy_file::{self, PolicyFileError},
+};
 use tidegate_store::{CapOrder, JobStore, QueueRecord, StoreError};
 
-pub use file::{parse, read};
+pub use tidegate_protocol::policy_file::QueuePolicy;
 
 /// Every controller's epoch is higher.
 const FILE_VERSION: Version = Version {
     epoch: 0,
     generation: 0,
 };
-
-/// Queues in one file: all are written in one call at start.
-const QUEUES_MAX: usize = 1_000;
-
-/// One `[queues.NAME]` table.
-#[derive(Clone, Debug, PartialEq)]
-pub struct QueuePolicy {
-    pub queue: QueueName,
-    pub policy: Policy,
-    /// How many may run over the whole fleet, until a controller says otherwise.
-    pub cap: Option<Cap>,
-}
 
 /// Why a policies file was not taken. Each message names the file, the place and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +31,25 @@ pub enum PoliciesError {
     Invalid { path: PathBuf, message: String },
     #[error("the job store did not take the policies")]
     Store(#[source] StoreError),
+}
+
+/// Reads and checks a file; nothing of it is taken if anything in it is wrong. Its resources are a controller's.
+pub fn read(path: &Path) -> Result<Vec<QueuePolicy>, PoliciesError> {
+    let text = std::fs::read_to_string(path).map_err(|source| PoliciesError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    parse(path, &text)
+}
+
+/// The same for a text; `path` is for the errors.
+pub fn parse(path: &Path, text: &str) -> Result<Vec<QueuePolicy>, PoliciesError> {
+    let path = path.to_owned();
+    match policy_file::parse(text) {
+        Ok(file) => Ok(file.queues),
+        Err(PolicyFileError::Syntax(message)) => Err(PoliciesError::Syntax { path, message }),
+        Err(PolicyFileError::Invalid(message)) => Err(PoliciesError::Invalid { path, message }),
+    }
 }
 
 /// Writes what the file says, and logs what was kept instead.

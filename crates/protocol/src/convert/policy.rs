@@ -22,6 +22,13 @@ const SCHEMA_BYTES_MAX: usize = 64 * 1024;
 
 /// Zero and unset take the documented default.
 pub fn policy(wire: v1::Policy) -> Result<(QueueName, Policy), Invalid> {
+    let (queue, policy) = policy_unchecked(wire)?;
+    check_policy(&policy)?;
+    Ok((queue, policy))
+}
+
+/// The same for a caller that wants all mistakes at once: see [`policy_violations`].
+pub fn policy_unchecked(wire: v1::Policy) -> Result<(QueueName, Policy), Invalid> {
     let queue = queue_name("queue", &wire.queue)?;
     let default = Policy::default();
     let retry = wire.retry.unwrap_or_default();
@@ -54,7 +61,6 @@ pub fn policy(wire: v1::Policy) -> Result<(QueueName, Policy), Invalid> {
         strategy: strategy(wire.strategy)?,
         when_down: when_down(wire.when_down)?,
     };
-    check_policy(&policy)?;
     Ok((queue, policy))
 }
 
@@ -62,45 +68,58 @@ fn or<T: Default + PartialEq>(value: T, default: T) -> T {
     if value == T::default() { default } else { value }
 }
 
-/// The rules that hold for one policy alone, wherever it was written. Fields are named as in the domain.
+/// The rules that hold for one policy alone, wherever it was written; the first mistake. Fields are named as in the
+/// domain.
 pub fn check_policy(policy: &Policy) -> Result<(), Invalid> {
-    let wrong = |field: &str, message: String| Err(Invalid::new(field, reason::INVALID_ARGUMENT, message));
+    match policy_violations(policy).into_iter().next() {
+        Some(first) => Err(first),
+        None => Ok(()),
+    }
+}
+
+/// Every mistake in a policy alone.
+pub fn policy_violations(policy: &Policy) -> Vec<Invalid> {
+    let mut found = Vec::new();
+    let mut wrong = |field: &str, message: String| {
+        found.push(Invalid::new(field, reason::INVALID_ARGUMENT, message));
+    };
     if policy.max == 0 {
-        return wrong("max", "must be at least 1; pause the queue to run nothing".into());
+        wrong("max", "must be at least 1; pause the queue to run nothing".into());
     }
     if policy.min > policy.max {
-        return wrong("min", format!("{} is above max, {}", policy.min, policy.max));
+        wrong("min", format!("{} is above max, {}", policy.min, policy.max));
     }
     if !policy.weight.is_finite() || policy.weight <= 0.0 {
-        return wrong("weight", "must be a number above 0".into());
+        wrong("weight", "must be a number above 0".into());
     }
     if policy.retry.max_attempts == 0 {
-        return wrong(
+        wrong(
             "retry.max_attempts",
             "must be at least 1: the first attempt counts".into(),
         );
     }
     if policy.retry.backoff_base_ms > policy.retry.backoff_max_ms {
-        return wrong("retry.backoff_base", "is above retry.backoff_max".into());
+        wrong("retry.backoff_base", "is above retry.backoff_max".into());
     }
     if policy.max_depth == 0 {
-        return wrong("max_depth", "must be at least 1".into());
+        wrong("max_depth", "must be at least 1".into());
     }
     if policy.max_keys == 0 {
-        return wrong("max_keys", "must be at least 1".into());
+        wrong("max_keys", "must be at least 1".into());
     }
     if policy.payload_schema.len() > SCHEMA_BYTES_MAX {
-        return wrong(
+        wrong(
             "payload_schema",
             format!("is longer than {SCHEMA_BYTES_MAX} bytes"),
         );
     }
-    check_durations(policy)?;
-    check_costs(&policy.costs)
+    found.extend(durations(policy));
+    found.extend(costs(&policy.costs));
+    found
 }
 
-fn check_durations(policy: &Policy) -> Result<(), Invalid> {
-    for (field, value, min, max) in [
+fn durations(policy: &Policy) -> impl Iterator<Item = Invalid> {
+    let ranges = [
         (
             "lease_ttl",
             policy.lease_ttl_ms,
@@ -123,32 +142,36 @@ fn check_durations(policy: &Policy) -> Result<(), Invalid> {
             DELAY_MS_MAX,
         ),
         ("max_park", policy.max_park_ms, 1, DELAY_MS_MAX),
-    ] {
-        if value < min || value > max {
-            let message = format!("{value} ms is outside {min} to {max} ms");
-            return Err(Invalid::new(field, reason::INVALID_ARGUMENT, message));
-        }
-    }
-    Ok(())
+    ];
+    let outside = ranges
+        .into_iter()
+        .filter(|(_, value, min, max)| value < min || value > max);
+    outside.map(|(field, value, min, max)| {
+        let message = format!("{value} ms is outside {min} to {max} ms");
+        Invalid::new(field, reason::INVALID_ARGUMENT, message)
+    })
 }
 
-fn check_costs(costs: &[ResourceCost]) -> Result<(), Invalid> {
+fn costs(costs: &[ResourceCost]) -> Vec<Invalid> {
     if costs.len() > COSTS_MAX {
         let message = format!("{} resources; at most {COSTS_MAX} are taken", costs.len());
-        return Err(Invalid::new("costs", reason::INVALID_ARGUMENT, message));
+        return vec![Invalid::new("costs", reason::INVALID_ARGUMENT, message)];
     }
     let mut seen = HashSet::new();
-    for (at, cost) in costs.iter().enumerate() {
+    let check = |(at, cost): (usize, &ResourceCost)| {
         let field = format!("costs[{at}]");
-        queue_name(&format!("{field}.resource"), &cost.resource)?;
+        if let Err(invalid) = queue_name(&format!("{field}.resource"), &cost.resource) {
+            return Some(invalid);
+        }
+        let is_new = seen.insert(cost.resource.clone());
         let message = match cost.units {
             0 => "must be at least 1",
-            _ if !seen.insert(&cost.resource) => "names a resource twice",
-            _ => continue,
+            _ if !is_new => "names a resource twice",
+            _ => return None,
         };
-        return Err(Invalid::new(field, reason::INVALID_ARGUMENT, message));
-    }
-    Ok(())
+        Some(Invalid::new(field, reason::INVALID_ARGUMENT, message))
+    };
+    costs.iter().enumerate().filter_map(check).collect()
 }
 
 /// A policy for people and controllers; `version` says which decision it is, if one was ever written.

@@ -6,6 +6,7 @@ mod id;
 mod job;
 mod lease;
 mod policy;
+mod resource;
 
 pub use id::{Incarnation, InvalidJobId, InvalidQueueName, JobId, LocalId, QueueName, Session};
 pub use job::{
@@ -13,3 +14,4 @@ pub use job::{
 };
 pub use lease::{FailureClass, LeaseRef, Outcome, SettleResult, Settlement};
 pub use policy::{Cap, CapRecord, Policy, ResourceCost, Retry, Strategy, Version, WhenDown};
+pub use resource::{Probe, Resource};

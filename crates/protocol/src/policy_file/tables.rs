@@ -1,21 +1,16 @@
-//! The file's form: `[queues.NAME]` tables with the fields of a policy, durations as text.
+//! The tables as they are written.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use tidegate_chassis::config::{ConfigError, Loader, duration};
-use tidegate_protocol::{
-    convert,
-    domain::{Cap, Policy, QueueName, ResourceCost, Retry, Strategy, WhenDown},
-};
 
-use super::{PoliciesError, QUEUES_MAX, QueuePolicy};
+use super::duration;
+use crate::domain::{self, Cap, Policy, Probe, ResourceCost, Retry, Strategy, WhenDown};
 
-/// One table. Its default, serialised, is the list of keys that exist.
+/// A queue's. Its default, serialised, is the list of keys that exist.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Table {
+pub(super) struct Queue {
     min: u32,
     max: u32,
     weight: f64,
@@ -72,7 +67,7 @@ impl Default for RetryTable {
     }
 }
 
-impl Default for Table {
+impl Default for Queue {
     fn default() -> Self {
         let policy = Policy::default();
         Self {
@@ -102,8 +97,8 @@ impl Default for Table {
     }
 }
 
-impl Table {
-    fn cap(&self) -> Result<Option<Cap>, String> {
+impl Queue {
+    pub(super) fn cap(&self) -> Result<Option<Cap>, String> {
         let Some(cap) = self.cap else {
             let stray = [("retry_cap", self.retry_cap), ("safe", self.safe)]
                 .into_iter()
@@ -123,7 +118,7 @@ impl Table {
         Ok(Some(Cap { cap, retry_cap, safe }))
     }
 
-    fn policy(self) -> Policy {
+    pub(super) fn policy(self) -> Policy {
         let cost = |(resource, units)| ResourceCost { resource, units };
         Policy {
             min: self.min,
@@ -157,65 +152,32 @@ fn ms(duration: Duration) -> u64 {
     duration.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
-/// Reads and checks a file; nothing of it is taken if anything in it is wrong.
-pub fn read(path: &Path) -> Result<Vec<QueuePolicy>, PoliciesError> {
-    let text = std::fs::read_to_string(path).map_err(|source| PoliciesError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    parse(path, &text)
+/// A resource's.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Resource {
+    capacity: u32,
+    headroom: f64,
+    probe: Probe,
 }
 
-/// The same for a text; `path` is for the errors.
-pub fn parse(path: &Path, text: &str) -> Result<Vec<QueuePolicy>, PoliciesError> {
-    let invalid = |message: String| PoliciesError::Invalid {
-        path: path.to_owned(),
-        message,
-    };
-    let tree: BTreeMap<String, Value> = toml::from_str(text).map_err(|error| PoliciesError::Syntax {
-        path: path.to_owned(),
-        message: error.to_string(),
-    })?;
-    if let Some(key) = tree.keys().find(|key| *key != "queues") {
-        return Err(invalid(format!(
-            "unknown key `{key}`: policies stand in tables named [queues.NAME]"
-        )));
+impl Default for Resource {
+    fn default() -> Self {
+        Self {
+            capacity: 0,
+            headroom: domain::Resource::HEADROOM_DEFAULT,
+            probe: Probe::default(),
+        }
     }
-    let tables = match tree.into_values().next() {
-        None => return Ok(Vec::new()),
-        Some(Value::Object(tables)) => tables,
-        Some(_) => return Err(invalid("`queues` must be tables named [queues.NAME]".to_owned())),
-    };
-    if tables.len() > QUEUES_MAX {
-        return Err(invalid(format!(
-            "{} queues; at most {QUEUES_MAX} are taken",
-            tables.len()
-        )));
+}
+
+impl Resource {
+    pub(super) fn resource(self, name: &str) -> domain::Resource {
+        domain::Resource {
+            name: name.to_owned(),
+            capacity: self.capacity,
+            headroom: self.headroom,
+            probe: self.probe,
+        }
     }
-    let entry = |(name, table): (String, Value)| {
-        one(&name, table).map_err(|message| invalid(format!("queues.{name}: {message}")))
-    };
-    tables.into_iter().map(entry).collect()
 }
-
-fn one(name: &str, table: Value) -> Result<QueuePolicy, String> {
-    let queue: QueueName = name.parse().map_err(|error| format!("{error}"))?;
-    // The configuration's loader knows how to name an unknown key and the one that was probably meant.
-    let loader = Loader::from_env(std::iter::empty::<(String, String)>()).free_form(&["costs"]);
-    let loaded = loader.load::<Table>(None, table).map_err(|error| match error {
-        ConfigError::UnknownKey { key, suggestion, .. } => match suggestion {
-            Some(right) => format!("unknown key `{key}`; did you mean `{right}`?"),
-            None => format!("unknown key `{key}`"),
-        },
-        ConfigError::Invalid { key, message, .. } => format!("invalid value for `{key}`: {message}"),
-        other => other.to_string(),
-    })?;
-    let cap = loaded.value.cap()?;
-    let policy = loaded.value.policy();
-    convert::check_policy(&policy).map_err(|invalid| invalid.to_string())?;
-    Ok(QueuePolicy { queue, policy, cap })
-}
-
-#[cfg(test)]
-#[path = "file_tests.rs"]
-mod tests;

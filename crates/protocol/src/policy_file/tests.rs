@@ -1,7 +1,10 @@
 use super::*;
+use crate::domain::{Probe, Retry, Strategy, WhenDown};
 
 fn policies(text: &str) -> Result<Vec<QueuePolicy>, String> {
-    parse(Path::new("policies.toml"), text).map_err(|error| error.to_string())
+    parse(text)
+        .map(|file| file.queues)
+        .map_err(|error| error.to_string())
 }
 
 #[test]
@@ -64,7 +67,7 @@ fn mistakes_are_named_with_their_place() {
     for (text, expected) in [
         (
             "[queues.email]\nlease_tl = \"3s\"",
-            "policies.toml: queues.email: unknown key `lease_tl`; did you mean `lease_ttl`?",
+            "queues.email: unknown key `lease_tl`; did you mean `lease_ttl`?",
         ),
         (
             "[queues.email.retry]\nmax_atempts = 3",
@@ -99,10 +102,50 @@ fn mistakes_are_named_with_their_place() {
             "retry_cap: says nothing without cap",
         ),
         ("[queues.email]\nmin = 5\ncap = 3", "cap: 3 is below min, 5"),
-        ("[queues.email\n", "policies.toml is not valid TOML"),
+        ("[queues.email\n", "not valid TOML"),
+        (
+            "[resources.pg]\nheadroom = 0.5",
+            "resources.pg: capacity: say how many",
+        ),
+        (
+            "[resources.pg]\ncapacity = 0",
+            "resources.pg: capacity: must be at least 1",
+        ),
+        (
+            "[resources.pg]\ncapacity = 9\nheadroom = 1.5",
+            "headroom: must be above 0",
+        ),
+        (
+            "[resources.pg]\ncapacity = 9\nprob = \"static\"",
+            "did you mean `probe`?",
+        ),
+        (
+            "[resources.pg]\ncapacity = 9\nprobe = \"guess\"",
+            "invalid value for `probe`",
+        ),
+        ("[resources.\"P G\"]\ncapacity = 9", "invalid name \"P G\""),
     ] {
         let error = policies(text).expect_err(text);
         assert!(error.contains(expected), "{text:?}: {error}");
     }
     assert_eq!(policies("").unwrap(), []);
+}
+
+#[test]
+fn resources_stand_in_the_same_file() {
+    let file = parse("[resources.pg-main]\ncapacity = 50\n[resources.smtp]\ncapacity = 8\nheadroom = 1\nprobe = \"workers\"")
+        .unwrap();
+    let resource = |name: &str, capacity, headroom, probe| Resource {
+        name: name.to_owned(),
+        capacity,
+        headroom,
+        probe,
+    };
+    assert_eq!(
+        file.resources,
+        [
+            resource("pg-main", 50, 0.7, Probe::Static),
+            resource("smtp", 8, 1.0, Probe::Workers)
+        ]
+    );
 }

@@ -1,0 +1,63 @@
+//! Shared resources, as operators declare them.
+
+use crate::{
+    domain::{Probe, Resource},
+    reason, v1,
+};
+
+use super::{Invalid, queue_name};
+
+/// What is wrong with a resource, wherever it was written; all of it.
+pub fn resource_violations(resource: &Resource) -> Vec<Invalid> {
+    let mut found = Vec::new();
+    let mut wrong = |field: &str, message: &str| {
+        found.push(Invalid::new(field, reason::INVALID_ARGUMENT, message));
+    };
+    if resource.capacity == 0 {
+        wrong("capacity", "must be at least 1");
+    }
+    if !(resource.headroom > 0.0 && resource.headroom <= 1.0) {
+        wrong("headroom", "must be above 0 and at most 1");
+    }
+    found
+}
+
+/// Unset headroom and probe take the documented default; values are not checked.
+pub fn resource(wire: v1::Resource) -> Result<Resource, Invalid> {
+    queue_name("name", &wire.name)?;
+    let probe = match wire.probe {
+        None | Some(v1::resource::Probe::Static(_)) => Probe::Static,
+        Some(v1::resource::Probe::Workers(_)) => Probe::Workers,
+        Some(_) => {
+            let message = "is not known to this version: use static or workers";
+            return Err(Invalid::new("probe", reason::INVALID_ARGUMENT, message));
+        }
+    };
+    Ok(Resource {
+        name: wire.name,
+        capacity: wire.capacity,
+        headroom: if wire.headroom == 0.0 {
+            Resource::HEADROOM_DEFAULT
+        } else {
+            wire.headroom
+        },
+        probe,
+    })
+}
+
+/// A resource for people; `version` counts its changes.
+impl From<(Resource, u64)> for v1::Resource {
+    fn from((resource, version): (Resource, u64)) -> Self {
+        let probe = match resource.probe {
+            Probe::Static => v1::resource::Probe::Static(v1::StaticProbe {}),
+            Probe::Workers => v1::resource::Probe::Workers(v1::WorkersProbe {}),
+        };
+        Self {
+            name: resource.name,
+            capacity: resource.capacity,
+            headroom: resource.headroom,
+            version,
+            probe: Some(probe),
+        }
+    }
+}
