@@ -1,0 +1,267 @@
+//! Caps on their way to the store and back: adopt, lower first, raise what the answers pay for.
+
+use std::collections::BTreeMap;
+
+use tidegate_flow::{caps::Stamp, strategy::Reason};
+use tidegate_protocol::domain::{Cap, QueueName, Version};
+
+use super::{
+    Core,
+    model::{CapAnswer, Effect, Now, Order, StreamId},
+};
+
+/// A router asks the store once and answers; longer means that the order may or may not be in force.
+const ANSWER_MS_MAX: u64 = 2_000;
+/// Requests in a row without an answer until another router is made writer.
+const MISSES_MAX: u32 = 3;
+/// Orders of one message: as many as the store takes in one call.
+const ORDERS_PER_MESSAGE: usize = 1_000;
+
+/// One message to the writer.
+pub(super) struct Request {
+    writer: StreamId,
+    version: Version,
+    queues: Vec<QueueName>,
+    sent_ms: u64,
+}
+
+/// A cap that an order has changed.
+pub(super) struct Changed {
+    pub previous: u32,
+    pub cap: u32,
+    /// Less than the goal, because slots that pay for it are still held.
+    pub waits: bool,
+}
+
+fn stamp(version: Version) -> Stamp {
+    (version.epoch, version.generation)
+}
+
+impl Core {
+    /// Asks what the store has for every queue that it has not answered for.
+    pub(super) fn adopt(&mut self, now: Now) {
+        let Some(writer) = self.writer else { return };
+        let asked: Vec<&QueueName> = self
+            .requests
+            .values()
+            .flat_map(|request| &request.queues)
+            .collect();
+        let unknown: Vec<QueueName> = self
+            .queues
+            .keys()
+            .filter(|name| !self.caps.is_adopted(name.as_str()) && !asked.contains(name))
+            .cloned()
+            .collect();
+        if unknown.is_empty() {
+            return;
+        }
+        self.next_version();
+        self.send_caps(
+            writer,
+            unknown.into_iter().map(|queue| (queue, None)).collect(),
+            now,
+        );
+    }
+
+    /// Under the newest version: the store takes an equal one again, so parts of a decision may share it.
+    fn send_caps(&mut self, writer: StreamId, orders: Vec<(QueueName, Option<Cap>)>, now: Now) {
+        let version = self.version;
+        for (part, orders) in orders.chunks(ORDERS_PER_MESSAGE).enumerate() {
+            let request_id = format!("{}.{}.{part}", version.epoch, version.generation);
+            let request = Request {
+                writer,
+                version,
+                queues: orders.iter().map(|(queue, _)| queue.clone()).collect(),
+                sent_ms: now.mono_ms,
+            };
+            self.requests.insert(request_id.clone(), request);
+            let order = Order::Caps {
+                version,
+                request_id,
+                orders: orders.to_vec(),
+                ttl_ms: self.ttl_ms(),
+            };
+            self.effects.push(Effect::Send(writer, order));
+        }
+    }
+
+    /// Orders every adopted queue's goal, lower first, and stamps the others' caps anew so that they do not expire.
+    pub(super) fn order_goals(&mut self, now: Now) -> BTreeMap<QueueName, Changed> {
+        self.order(now, |_, _| true)
+    }
+
+    /// Orders only what has become affordable since.
+    pub(super) fn pay_raises(&mut self, now: Now) {
+        let changed = self.order(now, |current, next| next > current);
+        self.record(changed, now);
+    }
+
+    fn order(&mut self, now: Now, is_due: impl Fn(u32, u32) -> bool) -> BTreeMap<QueueName, Changed> {
+        let mut changed = BTreeMap::new();
+        let Some(writer) = self.writer else {
+            return changed;
+        };
+        let mut goals: Vec<(QueueName, u32, Option<u32>)> = Vec::new();
+        for (name, queue) in &self.queues {
+            // Without a decision there is nothing to order yet.
+            if queue.is_decided && self.caps.is_adopted(name.as_str()) {
+                goals.push((name.clone(), queue.goal.cap, self.caps.current(name.as_str())));
+            }
+        }
+        goals.sort_by_key(|(_, goal, current)| current.is_none_or(|current| *goal > current));
+        let before = self.version;
+        let version = self.next_version();
+        let mut orders = Vec::new();
+        for (name, goal, current) in goals {
+            let queue = name.as_str();
+            let next = match current {
+                Some(current) if goal <= current => goal,
+                _ => u64::from(goal).min(self.caps.affordable(queue)) as u32,
+            };
+            if !is_due(current.unwrap_or(0), next) {
+                continue;
+            }
+            let ordered = match current {
+                Some(current) if goal <= current => self.caps.lower(queue, goal, stamp(version)),
+                _ => self.caps.raise(queue, goal, stamp(version)),
+            };
+            let Some(cap) = ordered else { continue };
+            if current != Some(cap) {
+                let change = Changed {
+                    previous: current.unwrap_or(0),
+                    cap,
+                    waits: cap < goal,
+                };
+                changed.insert(name.clone(), change);
+            }
+            let order = self.cap_of(&name, cap);
+            orders.push((name, Some(order)));
+        }
+        if orders.is_empty() {
+            self.version = before;
+        } else {
+            self.send_caps(writer, orders, now);
+        }
+        changed
+    }
+
+    fn cap_of(&self, name: &QueueName, cap: u32) -> Cap {
+        let goal = self.queues.get(name).map(|queue| &queue.goal);
+        let safe = goal.map_or(cap, |goal| goal.safe);
+        let retry_cap = match goal {
+            // Where attempts fail, retries would crowd out first attempts, which still say whether it is over.
+            Some(goal) if goal.retries_held => cap.div_ceil(4).max(1).min(cap),
+            _ => cap,
+        };
+        Cap { cap, retry_cap, safe }
+    }
+
+    /// A router has answered.
+    pub(super) fn answered(&mut self, from: StreamId, request_id: &str, items: Vec<CapAnswer>, now: Now) {
+        // Late answers are as true as others: each says what the store has, and by which decision.
+        if let Some(request) = self.requests.remove(request_id)
+            && request.writer == from
+        {
+            self.writer_misses = 0;
+        }
+        let mut foreign = None;
+        for item in items {
+            if let Some(error) = item.error {
+                tracing::warn!(queue = %item.queue, error, "the store did not take a cap");
+                continue;
+            }
+            let version = item.record.map(|record| record.version);
+            if !item.applied && version.is_some_and(|version| version.epoch > self.version.epoch) {
+                foreign = foreign.max(version.map(|version| version.epoch));
+                continue;
+            }
+            let queue = item.queue.as_str();
+            let cap = item.record.map(|record| record.cap.cap);
+            self.caps
+                .acknowledge(queue, stamp(version.unwrap_or_default()), cap, item.slots);
+            self.take_adopted(&item.queue, cap);
+        }
+        match foreign {
+            Some(epoch) => self.outrank(epoch, now),
+            None => self.after_answers(now),
+        }
+    }
+
+    /// A queue that is answered for the first time is decided about soon; until then its cap stays what it is.
+    fn take_adopted(&mut self, name: &QueueName, cap: Option<u32>) {
+        let Some(queue) = self.queues.get_mut(name) else {
+            return;
+        };
+        if !queue.is_decided && queue.adopted.is_none() {
+            queue.adopted = cap;
+        }
+    }
+
+    fn after_answers(&mut self, now: Now) {
+        self.finish_removals(now);
+        if self.queues.values().any(|queue| !queue.is_decided) {
+            self.tick_soon(now);
+        }
+        if !self.is_learning(now) {
+            self.pay_raises(now);
+        }
+    }
+
+    /// At each tick: requests that nobody answered.
+    pub(super) fn expire_requests(&mut self, now: Now) {
+        let late = |request: &Request| now.mono_ms.saturating_sub(request.sent_ms) > ANSWER_MS_MAX;
+        let overdue: Vec<String> = self
+            .requests
+            .iter()
+            .filter(|(_, request)| late(request))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in overdue {
+            let Some(request) = self.requests.remove(&id) else {
+                continue;
+            };
+            // The orders still count in the ledger: see `Ledger::timed_out`.
+            tracing::warn!(
+                request = id,
+                epoch = request.version.epoch,
+                generation = request.version.generation,
+                queues = request.queues.len(),
+                "caps were sent and not answered"
+            );
+            if Some(request.writer) == self.writer {
+                self.writer_misses += 1;
+            }
+        }
+        if self.writer_misses >= MISSES_MAX {
+            self.replace_writer(now);
+        }
+    }
+
+    /// A removed queue that holds nothing any more is gone from the budget, and from the routers.
+    fn finish_removals(&mut self, now: Now) {
+        let done: Vec<QueueName> = self
+            .queues
+            .iter()
+            .filter(|(name, queue)| {
+                let name = name.as_str();
+                queue.removing && self.caps.acknowledged(name) == Some(0) && self.caps.slots(name) == 0
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in done {
+            self.forget_policy(&name, now);
+        }
+    }
+}
+
+/// Whether a decision is a cut, which says more than that the budget is short as well.
+pub(super) fn is_cut(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::ErrorCut
+            | Reason::LatencyCut
+            | Reason::PoolSaturation
+            | Reason::StoreLatency
+            | Reason::BreakerOpen
+    )
+}

@@ -1,0 +1,303 @@
+//! One turn of the loop: signals -> demands -> budgets -> targets -> orders, lower first.
+
+use std::collections::BTreeMap;
+
+use tidegate_flow::{
+    budget::{self, Claim},
+    shard,
+    strategy::{self, Reason},
+};
+use tidegate_protocol::domain::QueueName;
+
+use super::{
+    Core,
+    caps::{Changed, is_cut},
+    explain,
+    facts::Goal,
+    model::{Decision, Effect, Now, Order, Role, StreamId},
+};
+
+/// Smoothed share of failures from which retries are held to a quarter of the cap.
+const RETRIES_HELD_FROM: f64 = 0.02;
+/// Targets are sent again this many times within their life, so that one lost message does not let them expire.
+const RESENDS: u64 = 3;
+
+impl Core {
+    /// Decides for every queue and sends what follows.
+    pub fn tick(&mut self, now: Now) {
+        let last = self.last_tick.map_or(now.mono_ms, |last| last.mono_ms);
+        let elapsed_ms = now.mono_ms.saturating_sub(last).max(1);
+        self.last_tick = Some(now);
+        self.next_tick_ms = now.mono_ms + self.settings.tick_ms;
+        self.age(now);
+        self.expire_requests(now);
+        self.expire_pins(now);
+        self.close_store_window();
+        self.set_goals(elapsed_ms, now);
+        let moved = self.divide(now);
+        self.adopt(now);
+        let mut changed = self.order_goals(now);
+        for name in moved {
+            let cap = self.caps.current(name.as_str()).unwrap_or(0);
+            changed.entry(name).or_insert(Changed {
+                previous: cap,
+                cap,
+                waits: false,
+            });
+        }
+        self.record(changed, now);
+    }
+
+    /// What each queue should come to: its demand within the budgets and the slots that serve it.
+    fn set_goals(&mut self, elapsed_ms: u64, now: Now) {
+        let names: Vec<QueueName> = self.queues.keys().cloned().collect();
+        let mut inputs = BTreeMap::new();
+        for name in &names {
+            if let Some(of_queue) = self.inputs_of(name, elapsed_ms) {
+                inputs.insert(name.to_string(), of_queue);
+            }
+        }
+        let state = std::mem::take(&mut self.strategies);
+        let (state, mut decisions) = strategy::decide(state, &inputs, now.mono_ms);
+        self.strategies = state;
+        let budgets: Vec<u64> = self
+            .resources
+            .values()
+            .map(|managed| budget::budget(managed.value.capacity, managed.value.headroom))
+            .collect();
+        let mut wanted = Vec::new();
+        let mut within_fleet = Vec::new();
+        for name in &names {
+            let demand = decisions.get(name.as_str()).map_or(0, |decision| decision.demand);
+            let claim = self.claim(name, demand);
+            // Running jobs have slots somewhere, even if their worker is not attached here.
+            let reach = inputs.get(name.as_str()).map_or(0, |i| i.slots.max(i.running));
+            let reach = u32::try_from(reach).unwrap_or(u32::MAX);
+            within_fleet.push(Claim {
+                demand: claim.demand.min(reach).max(claim.min),
+                ..claim.clone()
+            });
+            wanted.push(claim);
+        }
+        let safe = budget::safe(&wanted, &budgets);
+        let given = budget::allocate(&wanted, &budgets);
+        let reachable = budget::allocate(&within_fleet, &budgets);
+        for (at, name) in names.iter().enumerate() {
+            let Some(decision) = decisions.remove(name.as_str()) else {
+                continue;
+            };
+            let limited_by = given[at]
+                .limited_by
+                .and_then(|resource| self.resources.keys().nth(resource).cloned());
+            let goal = Goal {
+                cap: reachable[at].slots,
+                safe: safe[at],
+                wanted: given[at].slots,
+                target: 0,
+                retries_held: decision
+                    .inputs
+                    .iter()
+                    .any(|(name, value)| *name == "error_ema" && *value > RETRIES_HELD_FROM),
+                limited_by,
+                reason: decision.reason,
+                inputs: decision.inputs,
+            };
+            self.set_goal(name, goal, wanted[at].demand, now);
+        }
+    }
+
+    fn claim(&self, name: &QueueName, demand: u32) -> Claim {
+        let Some(queue) = self.queues.get(name) else {
+            return Claim {
+                min: 0,
+                demand: 0,
+                weight: 1.0,
+                costs: Vec::new(),
+            };
+        };
+        let policy = queue.policy();
+        let costs = queue.costs().into_iter().map(|(resource, units)| {
+            // An unknown resource has no budget: past the end of the list.
+            let index = self.resources.keys().position(|name| *name == resource);
+            (index.unwrap_or(usize::MAX), units)
+        });
+        let pinned = queue.pin.map(|pin| pin.value);
+        let (min, demand) = match queue.removing {
+            true => (0, 0),
+            false => (policy.min, pinned.unwrap_or(demand)),
+        };
+        Claim {
+            min,
+            demand: demand.max(min),
+            weight: policy.weight,
+            costs: costs.collect(),
+        }
+    }
+
+    /// The goal with what overrules it, and why.
+    fn set_goal(&mut self, name: &QueueName, mut goal: Goal, demand: u32, now: Now) {
+        let (all_frozen, is_learning) = (self.frozen, self.is_learning(now));
+        let current = self.caps.current(name.as_str());
+        let Some(queue) = self.queues.get_mut(name) else {
+            return;
+        };
+        if !is_cut(goal.reason) {
+            if goal.cap < goal.wanted {
+                goal.reason = Reason::NoWorkers;
+            } else if goal.wanted < demand {
+                goal.reason = Reason::HardCap;
+            }
+        }
+        if queue.pin.is_some() || queue.removing {
+            goal.reason = Reason::Manual;
+        }
+        let costs_nothing = queue.costs().is_empty();
+        let held = (all_frozen || queue.frozen, is_learning, current);
+        match held {
+            (true, _, Some(current)) => {
+                goal.cap = current;
+                goal.reason = Reason::Manual;
+            }
+            // Nothing is raised yet, and slots that have not come back yet are no reason to lower.
+            (_, true, Some(current)) => {
+                goal.cap = current.min(goal.wanted.max(goal.cap));
+                goal.reason = Reason::Learning;
+            }
+            // Its first cap would be a raise.
+            (_, true, None) => return,
+            _ => {}
+        }
+        // Nothing shared is at risk: silence changes nothing then.
+        if costs_nothing {
+            goal.safe = goal.cap;
+        }
+        goal.target = queue.goal.target;
+        queue.goal = goal;
+        queue.is_decided = true;
+    }
+
+    /// Divides targets over workers, sends what changed or is due; gives the queues whose sum changed.
+    fn divide(&mut self, now: Now) -> Vec<QueueName> {
+        let names: Vec<QueueName> = self.queues.keys().cloned().collect();
+        let index: BTreeMap<&QueueName, usize> = names.iter().zip(0..).collect();
+        let goals: Vec<u32> = self.queues.values().map(|queue| queue.goal.cap).collect();
+        let workers: Vec<(StreamId, shard::Worker)> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.role == Role::Worker && !node.is_silent)
+            .map(|(id, node)| {
+                let held = node
+                    .targets
+                    .iter()
+                    .filter_map(|(name, target)| Some((*index.get(name)?, *target)))
+                    .collect();
+                let worker = shard::Worker {
+                    id: node.node.clone(),
+                    slots: node.slots,
+                    serves: node
+                        .queues
+                        .iter()
+                        .filter_map(|name| index.get(name).copied())
+                        .collect(),
+                    held,
+                };
+                (*id, worker)
+            })
+            .collect();
+        let (ids, workers): (Vec<StreamId>, Vec<shard::Worker>) = workers.into_iter().unzip();
+        let divided = shard::divide(&goals, &workers);
+        let mut sums = vec![0; names.len()];
+        for targets in &divided {
+            targets.iter().for_each(|(queue, target)| sums[*queue] += target);
+        }
+        let mut moved = Vec::new();
+        for (name, sum) in names.iter().zip(sums) {
+            let queue = self.queues.get_mut(name).filter(|queue| queue.goal.target != sum);
+            if let Some(queue) = queue {
+                queue.goal.target = sum;
+                moved.push(name.clone());
+            }
+        }
+        self.send_targets(&names, &ids, divided, now);
+        moved
+    }
+
+    fn send_targets(
+        &mut self,
+        names: &[QueueName],
+        ids: &[StreamId],
+        divided: Vec<shard::Targets>,
+        now: Now,
+    ) {
+        let (due_ms, ttl_ms) = (self.ttl_ms() / RESENDS, self.ttl_ms());
+        let mut version = None;
+        for (id, targets) in ids.iter().zip(divided) {
+            let targets: BTreeMap<QueueName, u32> = targets
+                .into_iter()
+                .map(|(queue, target)| (names[queue].clone(), target))
+                .collect();
+            let is_due = self.nodes.get(id).is_none_or(|node| {
+                node.targets != targets
+                    || node
+                        .sent_at_ms
+                        .is_none_or(|at| now.mono_ms.saturating_sub(at) >= due_ms)
+            });
+            if !is_due || targets.is_empty() {
+                continue;
+            }
+            let version = *version.get_or_insert_with(|| self.next_version());
+            let reason = |name: &QueueName| self.queues.get(name).map_or("", |q| q.goal.reason.as_str());
+            let order = Order::Targets {
+                version,
+                targets: targets
+                    .iter()
+                    .map(|(name, target)| (name.clone(), *target, reason(name)))
+                    .collect(),
+                ttl_ms,
+            };
+            self.effects.push(Effect::Send(*id, order));
+            if let Some(node) = self.nodes.get_mut(id) {
+                node.targets = targets;
+                node.sent_at_ms = Some(now.mono_ms);
+            }
+        }
+    }
+
+    /// Writes down what changed; what did not change is the newest word on its queue all the same.
+    pub(super) fn record(&mut self, mut changed: BTreeMap<QueueName, Changed>, now: Now) {
+        let version = self.version;
+        for (name, queue) in &mut self.queues {
+            let change = changed.remove(name);
+            let is_change = change.is_some();
+            let current = self.caps.current(name.as_str());
+            let cap = change.as_ref().map(|change| change.cap).or(current).unwrap_or(0);
+            let waits = match &change {
+                Some(change) => change.waits,
+                None => current.is_some_and(|current| current < queue.goal.cap),
+            };
+            let mut decision = Decision {
+                seq: 0,
+                at_ms: now.wall_ms,
+                version,
+                queue: name.clone(),
+                cap,
+                previous_cap: change.map_or(cap, |change| change.previous),
+                wanted: queue.goal.wanted,
+                target: queue.goal.target,
+                reason: if waits {
+                    Reason::Draining
+                } else {
+                    queue.goal.reason
+                },
+                inputs: queue.goal.inputs.clone(),
+                text: String::new(),
+            };
+            decision.text = explain::text(&decision, queue.goal.limited_by.as_deref());
+            if is_change {
+                decision = self.history.push(decision);
+                self.effects.push(Effect::Decided(decision.clone()));
+            }
+            queue.newest = Some(decision);
+        }
+    }
+}

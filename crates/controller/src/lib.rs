@@ -1,0 +1,27 @@
+//! The controller: the only owner of targets, caps and policies.
+//!
+//! ```text
+//!  routers, workers <===> attach (a stream each) --+
+//!                                                  +--> owner (one task, one mailbox) --> core (pure)
+//!  operators -----------> tuning ------------------+        |
+//!                                                           +--> metrics, decisions to watchers
+//! ```
+//!
+//! Everything that is decided is decided in [`core`]: events in with their time, effects out, no I/O. The arithmetic is
+//! `tidegate_flow`'s. What is kept is in memory: a controller that restarts learns caps from the store and facts from the
+//! nodes again.
+//!
+//! What it deliberately does not know: jobs. It never talks to the job store; routers do that for it.
+
+mod attach;
+mod config;
+pub mod core;
+mod metrics;
+mod owner;
+mod run;
+mod status;
+mod tuning;
+mod wire;
+
+pub use config::{ControllerArgs, ControllerConfig, ControllerFile};
+pub use run::{Host, Ready, RunError, run, run_on};

@@ -1,0 +1,141 @@
+//! The controller's instruments, by the names of the conventions.
+
+use std::collections::BTreeSet;
+
+use tidegate_chassis::telemetry::{Counter, Gauge, KeyValue, Meter};
+
+use crate::core::{
+    FleetView,
+    model::{Decision, Role},
+};
+
+/// Series per instrument: queue names come from callers, and each series costs memory for as long as the process lives.
+const QUEUES_LABELLED_MAX: usize = 500;
+/// The label of queues beyond that. No queue can be named so.
+const OTHER_QUEUES: &str = "(other)";
+
+/// See the [module](self). Used by the owner alone.
+pub struct Metrics {
+    target: Gauge<u64>,
+    wanted: Gauge<u64>,
+    cap: Gauge<u64>,
+    limit: Gauge<u64>,
+    running: Gauge<u64>,
+    input: Gauge<f64>,
+    decisions: Counter<u64>,
+    last_tick: Gauge<u64>,
+    in_use: Gauge<u64>,
+    budget: Gauge<u64>,
+    workers: Gauge<u64>,
+    desired_slots: Gauge<u64>,
+    refusals: Gauge<u64>,
+    dropped: Counter<u64>,
+    labelled: BTreeSet<String>,
+}
+
+impl Metrics {
+    pub fn new(meter: &Meter) -> Self {
+        let gauge =
+            |name: &'static str, text: &'static str| meter.u64_gauge(name).with_description(text).build();
+        let counter =
+            |name: &'static str, text: &'static str| meter.u64_counter(name).with_description(text).build();
+        Self {
+            target: gauge("tidegate_concurrency_target", "Sum of the targets of the workers"),
+            wanted: gauge(
+                "tidegate_concurrency_wanted",
+                "What the queue should run if the fleet had the slots",
+            ),
+            cap: gauge(
+                "tidegate_concurrency_cap",
+                "Cap as far as the store has acknowledged it",
+            ),
+            limit: gauge("tidegate_concurrency_limit", "Ceiling of the policy"),
+            running: gauge("tidegate_concurrency_running", "Running, by the store"),
+            input: meter
+                .f64_gauge("tidegate_control_input")
+                .with_description("Signals of the last tick")
+                .build(),
+            decisions: counter(
+                "tidegate_control_decisions",
+                "Changes of cap or target, by reason",
+            ),
+            last_tick: meter
+                .u64_gauge("tidegate_control_last_tick_timestamp")
+                .with_unit("s")
+                .with_description("When the loop last turned")
+                .build(),
+            in_use: gauge(
+                "tidegate_resource_in_use",
+                "Units in use: by jobs, and by everybody where it is measured",
+            ),
+            budget: gauge("tidegate_resource_budget", "Units that jobs may use"),
+            workers: gauge(
+                "tidegate_workers_connected",
+                "Workers that report to this controller",
+            ),
+            desired_slots: gauge("tidegate_desired_slots", "Slots that the queues want together"),
+            refusals: gauge(
+                "tidegate_control_refusals",
+                "Times that a node obeyed another controller, since the start",
+            ),
+            dropped: counter(
+                "tidegate_control_nodes_dropped",
+                "Streams that were closed because they were not read",
+            ),
+            labelled: BTreeSet::new(),
+        }
+    }
+
+    fn queue(&mut self, queue: &str) -> KeyValue {
+        if self.labelled.contains(queue) || self.labelled.len() < QUEUES_LABELLED_MAX {
+            self.labelled.insert(queue.to_owned());
+            return KeyValue::new("queue", queue.to_owned());
+        }
+        KeyValue::new("queue", OTHER_QUEUES)
+    }
+
+    pub fn decided(&mut self, decision: &Decision) {
+        let queue = self.queue(decision.queue.as_str());
+        self.decisions
+            .add(1, &[queue, KeyValue::new("reason", decision.reason.as_str())]);
+    }
+
+    pub fn dropped(&self) {
+        self.dropped.add(1, &[]);
+    }
+
+    /// After a tick.
+    pub fn show(&mut self, fleet: &FleetView, wall_ms: u64) {
+        self.last_tick.record(wall_ms / 1_000, &[]);
+        self.refusals.record(fleet.refusals, &[]);
+        let workers = fleet
+            .nodes
+            .iter()
+            .filter(|node| node.role == Role::Worker && !node.is_silent);
+        self.workers.record(workers.count() as u64, &[]);
+        let wanted = fleet.queues.iter().map(|queue| u64::from(queue.wanted)).sum();
+        self.desired_slots.record(wanted, &[]);
+        for queue in &fleet.queues {
+            let label = self.queue(queue.queue.as_str());
+            let labels = [label.clone()];
+            self.target.record(queue.target.into(), &labels);
+            self.wanted.record(queue.wanted.into(), &labels);
+            self.cap.record(queue.cap.into(), &labels);
+            self.limit.record(queue.max.into(), &labels);
+            self.running.record(queue.running, &labels);
+            for (signal, value) in queue.newest.iter().flat_map(|newest| &newest.inputs) {
+                self.input
+                    .record(*value, &[label.clone(), KeyValue::new("signal", *signal)]);
+            }
+        }
+        for resource in &fleet.resources {
+            let name = KeyValue::new("resource", resource.resource.clone());
+            self.budget.record(resource.budget, std::slice::from_ref(&name));
+            self.in_use
+                .record(resource.in_use, &[name.clone(), KeyValue::new("by", "jobs")]);
+            if let Some(measured) = resource.measured {
+                self.in_use.record(measured, &[name, KeyValue::new("by", "all")]);
+            }
+        }
+    }
+}
