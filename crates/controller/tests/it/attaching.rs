@@ -1,0 +1,108 @@
+//! Streams: hello, refusals, slow and rude nodes.
+
+use tidegate_protocol::v1::{
+    self, attach_request::Message as Up, attach_response::Message as Down, command::Command,
+};
+use tonic::Code;
+
+use super::harness::{Node, POLICIES, Server, eventually, hello, reason};
+
+#[tokio::test]
+async fn a_router_hears_everything_it_needs_at_once() {
+    let server = Server::start(POLICIES).await;
+    let mut node = Node::attach(&server, hello(v1::NodeRole::Router, &[], 0)).await;
+    match node.next().await.unwrap() {
+        Some(Down::Welcome(welcome)) => {
+            assert_eq!(welcome.controller, "under-test");
+            assert_eq!(welcome.version.unwrap().epoch, 1);
+            assert!(!welcome.ledger_id.is_empty());
+        }
+        other => panic!("not a welcome: {other:?}"),
+    }
+    match node.next().await.unwrap() {
+        Some(Down::Policies(policies)) => assert_eq!(policies.policies.len(), 2),
+        other => panic!("not policies: {other:?}"),
+    }
+    let is_writer = |message| match message {
+        Down::Command(v1::Command {
+            command: Some(Command::CapWriter(writer)),
+        }) => Some(writer.writer),
+        _ => None,
+    };
+    assert!(node.find("to be writer", is_writer).await);
+    let caps = |message| match message {
+        Down::Caps(caps) => Some(caps),
+        _ => None,
+    };
+    let caps = node.find("an order to adopt", caps).await;
+    assert!(caps.orders.iter().all(|order| order.cap.is_none()) && caps.ttl_ms == 30_000);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_refused_with_its_field() {
+    let server = Server::start("").await;
+    let mut mute = Node::open(&server).await;
+    mute.say(Up::Report(v1::Report::default())).await;
+    let status = mute.next().await.unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::InvalidArgument, "INVALID_ARGUMENT")
+    );
+
+    let mut nobody = Node::attach(&server, v1::NodeHello::default()).await;
+    let status = nobody.next().await.unwrap_err();
+    assert!(status.message().starts_with("hello.role"), "{status}");
+
+    let mut odd = Node::attach(&server, hello(v1::NodeRole::Worker, &["Not A Name"], 1)).await;
+    let status = odd.next().await.unwrap_err();
+    assert_eq!(reason(&status), "INVALID_QUEUE_NAME");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refusal_is_shown_and_a_newer_epoch_leads_again() {
+    let server = Server::start("").await;
+    let mut node = Node::attach(&server, hello(v1::NodeRole::Router, &[], 0)).await;
+    node.next().await.unwrap();
+    let refusal = v1::Refusal {
+        obeyed: Some(v1::Version {
+            epoch: 41,
+            generation: 3,
+        }),
+        ledger_id: "other".into(),
+        reason: "its caps are in force".into(),
+    };
+    node.say(Up::Refusal(refusal)).await;
+    eventually("not ready", async || !server.readiness.is_ready()).await;
+    let fleet = server.fleet().await;
+    assert!(!fleet.leader);
+    assert!(
+        fleet.standby_reason.starts_with("another controller leads:"),
+        "{}",
+        fleet.standby_reason
+    );
+    assert_eq!(fleet.version.unwrap().epoch, 42);
+    let again = Node::attach(&server, hello(v1::NodeRole::Router, &[], 0)).await;
+    let applied = v1::Applied {
+        version: fleet.version,
+    };
+    again.say(Up::Applied(applied)).await;
+    eventually("ready", async || server.readiness.is_ready()).await;
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_is_left_or_replaced_is_forgotten() {
+    let server = Server::start("").await;
+    let first = hello(v1::NodeRole::Worker, &["a"], 8);
+    let node = Node::attach(&server, first.clone()).await;
+    eventually("it is there", async || server.fleet().await.nodes.len() == 1).await;
+    let again = Node::attach(&server, first).await;
+    eventually("still one", async || server.fleet().await.nodes.len() == 1).await;
+    drop(node);
+    assert_eq!(server.fleet().await.nodes.len(), 1);
+    drop(again);
+    eventually("none", async || server.fleet().await.nodes.is_empty()).await;
+    server.stop().await.unwrap();
+}
