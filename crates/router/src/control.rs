@@ -197,12 +197,13 @@ impl Reports {
         }
     }
 
-    /// Everything, for the begin of a stream.
+    /// All facts, for the begin of a stream. The counts follow with the first report: whether anybody who leads hears
+    /// the hello is not certain, and what is counted must be told once.
     async fn full(&self) -> v1::Report {
         let stats = self.look().await;
-        let counts = self.janitor.metrics.window.take();
-        self.told().facts.forget();
-        self.make(stats.as_deref(), &counts)
+        let facts = &mut self.told().facts;
+        facts.forget();
+        facts.report(stats.as_deref(), &Counts::default(), 0)
     }
 
     async fn look(&self) -> Option<Vec<QueueStats>> {

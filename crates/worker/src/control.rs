@@ -60,14 +60,13 @@ impl Control {
             ControlEvent::Hello(reply) => {
                 let hello = v1::NodeHello {
                     name: self.name.clone(),
-                    state: Some(core.report(now_ms)),
+                    state: Some(core.state(now_ms)),
                     ..core.node()
                 };
                 let _ = reply.send(hello); // the stream may be gone by now
             }
-            // Only now is it certain that the hello was heard by somebody who leads.
             ControlEvent::Connected { .. } => {
-                core.reported(now_ms);
+                drop_old(now_ms, core);
                 self.connected = true;
                 self.report_at_ms = now_ms + REPORT_EVERY_MS;
                 instruments.controller_connected(true);
@@ -98,10 +97,7 @@ impl Control {
     /// Reports when it is time, or at once when something is wrong.
     pub(crate) fn tick(&mut self, now_ms: u64, core: &mut Core) {
         if !self.connected {
-            if core.window_ms(now_ms) > WINDOW_MS_MAX {
-                core.reported(now_ms);
-            }
-            return;
+            return drop_old(now_ms, core);
         }
         if now_ms < self.wake_at_ms(core) {
             return;
@@ -123,5 +119,11 @@ impl Control {
             (true, false) => self.report_at_ms,
             (true, true) => self.report_at_ms.min(self.alarm_at_ms),
         }
+    }
+}
+
+fn drop_old(now_ms: u64, core: &mut Core) {
+    if core.window_ms(now_ms) > WINDOW_MS_MAX {
+        core.reported(now_ms);
     }
 }

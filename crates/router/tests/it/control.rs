@@ -7,10 +7,11 @@ use tidegate_protocol::v1::{
 };
 use tidegate_router::RouterConfig;
 use tidegate_store::JobStore;
+use tokio::time::timeout;
 
 use super::{
     controller::{Controller, version},
-    harness::{Faulty, Server, eventually},
+    harness::{Faulty, PATIENCE, Server, eventually},
 };
 
 const TTL_MS: u64 = 30_000;
@@ -168,20 +169,23 @@ async fn reports_tell_what_arrived_and_what_waits() {
     assert!(server.jobs().submit_job(request).await.is_err());
 
     let (mut submitted, mut refused, mut calls) = (0, 0, 0);
-    let facts = loop {
-        let report = node.report().await;
-        assert!((1..5_000).contains(&report.window_ms), "{}", report.window_ms);
-        calls += report.store_latency.map_or(0, |latency| latency.count);
-        let mut facts = None;
-        for queue in report.queues {
-            submitted += queue.submitted;
-            refused += queue.refused;
-            facts = queue.store.filter(|_| queue.queue == "email").or(facts);
-        }
-        if let Some(facts) = facts.filter(|_| submitted == 4 && refused == 1) {
-            break facts;
+    let counting = async {
+        loop {
+            let report = node.report().await;
+            assert!((1..5_000).contains(&report.window_ms), "{}", report.window_ms);
+            calls += report.store_latency.map_or(0, |latency| latency.count);
+            let mut facts = None;
+            for queue in report.queues {
+                submitted += queue.submitted;
+                refused += queue.refused;
+                facts = queue.store.filter(|_| queue.queue == "email").or(facts);
+            }
+            if let Some(facts) = facts.filter(|_| submitted == 4 && refused == 1) {
+                break facts;
+            }
         }
     };
+    let facts = timeout(PATIENCE, counting).await.expect("all is told");
     assert_eq!((facts.ready, facts.running, facts.slots), (3, 0, 0));
     assert!(facts.store_clock_ms > 0);
     assert!(calls >= 3, "{calls} submits were timed");

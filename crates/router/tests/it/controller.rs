@@ -103,12 +103,16 @@ impl Node {
     }
 
     pub async fn until<T>(&mut self, mut wanted: impl FnMut(Up) -> Option<T>) -> T {
-        loop {
-            let message = self.next().await.expect("the stream is open");
-            if let Some(found) = wanted(message) {
-                return found;
+        // As a whole, because reports never end.
+        let find = async {
+            loop {
+                let message = self.next().await.expect("the stream is open");
+                if let Some(found) = wanted(message) {
+                    return found;
+                }
             }
-        }
+        };
+        timeout(PATIENCE, find).await.expect("in time")
     }
 
     pub async fn caps(&mut self, caps: v1::Caps) -> v1::CapAnswers {

@@ -59,6 +59,18 @@ impl Core {
         }
     }
 
+    /// The same without the counts, for a hello: whether anybody who leads hears it is not certain, and what is counted
+    /// must be told once. The first report follows.
+    pub(crate) fn state(&self, now_ms: u64) -> v1::Report {
+        let mut state = self.report(now_ms);
+        state.window_ms = 0;
+        for queue in &mut state.queues {
+            queue.run_time = None;
+            queue.failures.clear();
+        }
+        state
+    }
+
     /// What targets may be divided over: nothing of a worker that takes no more jobs.
     fn slots(&self) -> u32 {
         if self.is_draining() {

@@ -203,15 +203,18 @@ async fn reports_count_what_ran() {
         }
     }
     let (mut succeeded, mut failed, mut job_ms) = (0, 0, 0.0);
-    while succeeded + failed < 3 {
-        let (report, queue) = node.report().await;
-        job_ms += queue.mean_in_flight * report.window_ms as f64;
-        succeeded += queue.run_time.map_or(0, |run_time| run_time.count);
-        for failure in queue.failures {
-            assert_eq!(failure.class(), v1::FailureClass::Job);
-            failed += failure.count;
+    in_time(async {
+        while succeeded + failed < 3 {
+            let (report, queue) = node.report().await;
+            job_ms += queue.mean_in_flight * report.window_ms as f64;
+            succeeded += queue.run_time.map_or(0, |run_time| run_time.count);
+            for failure in queue.failures {
+                assert_eq!(failure.class(), v1::FailureClass::Job);
+                failed += failure.count;
+            }
         }
-    }
+    })
+    .await;
     assert_eq!((succeeded, failed), (2, 1));
     assert!((50.0..3_000.0).contains(&job_ms), "{job_ms} job-milliseconds");
     running.stop().await;
@@ -265,7 +268,7 @@ async fn a_lost_lease_is_reported_at_once() {
     };
     session.send(v1::lease_response::Message::Renewed(renewed)).await;
     session.answer_renewals = true;
-    while !node.report().await.0.alarm {}
+    in_time(async { while !node.report().await.0.alarm {} }).await;
     assert_eq!(kind(&session.settled().await), "released");
     running.stop().await;
 }

@@ -140,12 +140,16 @@ impl Node {
     }
 
     pub async fn until<T>(&mut self, mut wanted: impl FnMut(Up) -> Option<T>) -> T {
-        loop {
-            let message = self.next().await.expect("the stream is open");
-            if let Some(found) = wanted(message) {
-                return found;
+        // As a whole, because reports never end.
+        let find = async {
+            loop {
+                let message = self.next().await.expect("the stream is open");
+                if let Some(found) = wanted(message) {
+                    return found;
+                }
             }
-        }
+        };
+        in_time(find).await
     }
 
     pub async fn applied(&mut self) -> Option<v1::Version> {

@@ -103,7 +103,7 @@ async fn a_worker_that_the_controller_sends_home_ends_well() {
         readiness: Readiness::new(),
     };
     let process = CancellationToken::new();
-    let role = run_on(config, host, process.clone(), |_| {});
+    let role = Box::pin(run_on(config, host, process.clone(), |_| {}));
     let script = async {
         let (mut stream, _) = router.welcome().await;
         stream.credit().await;

@@ -156,12 +156,16 @@ impl Session {
     }
 
     pub async fn until<T>(&mut self, mut wanted: impl FnMut(Up) -> Option<T>) -> T {
-        loop {
-            let message = self.next().await.expect("the stream is open");
-            if let Some(found) = wanted(message) {
-                return found;
+        // As a whole, because renewals never end.
+        let find = async {
+            loop {
+                let message = self.next().await.expect("the stream is open");
+                if let Some(found) = wanted(message) {
+                    return found;
+                }
             }
-        }
+        };
+        in_time(find).await
     }
 
     /// The credit of the only queue.

@@ -117,3 +117,15 @@ fn a_report_names_handlers_that_do_not_stop() {
     assert_eq!((report.overdue, report.in_flight), (1, 2));
     assert_eq!(report.mean_in_flight, 2.0);
 }
+
+#[test]
+fn a_hello_takes_no_counts_from_the_report_that_follows() {
+    let mut core = connected(8);
+    run(&mut core, 100, 1..3, &done());
+    let state = core.state(200);
+    assert_eq!((state.window_ms, state.queues[0].run_time.as_ref()), (0, None));
+    assert_eq!((state.queues[0].target, state.slots), (8, 8));
+    let report = core.report(300);
+    let run_time = report.queues[0].run_time.as_ref().expect("two ended");
+    assert_eq!((report.window_ms, run_time.count), (300, 2));
+}
