@@ -1,10 +1,12 @@
 //! What an app answers, or that it does not, decides how a job is settled and what the worker does next.
 
+use std::net::SocketAddr;
+
 use axum::{Router as App, http::StatusCode, routing::post};
 use tidegate_chassis::tasks::Tasks;
 use tidegate_protocol::v1::{self, settlement::Outcome};
 use tidegate_worker::{Worker, http::HttpDelivery};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -25,9 +27,11 @@ async fn delivering(router: &mut Router, url: &str) -> (Running, Session) {
 
 #[tokio::test]
 async fn an_app_that_is_away_costs_a_few_attempts_and_no_more() {
-    let unused = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = unused.local_addr().expect("bound");
-    drop(unused);
+    // Bound, so that nobody else takes it, and not listening: connections are refused.
+    let socket = TcpSocket::new_v4().expect("a socket");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(any).expect("a free port");
+    let address = socket.local_addr().expect("bound");
     let mut router = Router::start();
     let (running, mut session) = delivering(&mut router, &format!("http://{address}/")).await;
     let mut kinds = Vec::new();
@@ -40,7 +44,7 @@ async fn an_app_that_is_away_costs_a_few_attempts_and_no_more() {
     assert_eq!(kinds, ["retry", "retry", "retry", "retry", "throttled"]);
 
     // It is back: the first success lets all slots be used again.
-    let listener = TcpListener::bind(address).await.expect("nobody else took it");
+    let listener = socket.listen(16).expect("it is bound");
     let app = App::new().route("/", post(|| async { "done" }));
     let apps = Tasks::new(CancellationToken::new());
     apps.spawn("app", async move { axum::serve(listener, app).await });
