@@ -69,8 +69,14 @@ pub struct Core {
     history: History,
     frozen: bool,
     learning_until_ms: u64,
-    /// Nodes obey somebody else: who, and since when that was last said.
+    /// Somebody else leads: who, and when that was last seen.
     conflict: Option<(String, u64)>,
+    /// The store has answered for every queue, and nobody else is in force: only now policies and targets are sent.
+    is_leader: bool,
+    /// The highest epoch of another ledger that a node has spoken of.
+    seen_epoch: u64,
+    /// Makes request ids unique: orders may share a version.
+    asked: u64,
     refusals: u64,
     last_tick: Option<Now>,
     next_tick_ms: u64,
@@ -110,6 +116,9 @@ impl Core {
             frozen: false,
             learning_until_ms: 0,
             conflict: None,
+            is_leader: false,
+            seen_epoch: 0,
+            asked: 0,
             refusals: 0,
             last_tick: None,
             store_latency: Histogram::default(),
@@ -149,6 +158,15 @@ impl Core {
         self.version
     }
 
+    /// Another controller is in force. It is left alone: its orders end by themselves once it is gone.
+    fn yield_to(&mut self, who: String, now: Now) {
+        if self.conflict.as_ref().is_none_or(|(known, _)| *known != who) {
+            tracing::error!("another controller leads: {who}");
+            self.refusals += 1;
+        }
+        self.conflict = Some((who, now.mono_ms));
+    }
+
     /// Something cannot wait for the next tick, but a storm of it must not make one of ticks.
     fn tick_soon(&mut self, now: Now) {
         let apart = EARLY_TICK_MS.min(self.settings.tick_ms);
@@ -156,8 +174,8 @@ impl Core {
         self.next_tick_ms = self.next_tick_ms.min(earliest.max(now.mono_ms));
     }
 
-    /// Nodes have obeyed `seen` of another ledger: to be obeyed, decisions must be newer than all of those, and nothing
-    /// that was answered to this one is certain.
+    /// Another leadership was in force and is not any more: to be obeyed, decisions must be newer than all of its, and
+    /// nothing that was answered to this one is certain.
     fn outrank(&mut self, seen: u64, now: Now) {
         if seen < self.version.epoch {
             return;
@@ -174,6 +192,8 @@ impl Core {
         self.learning_until_ms = now.mono_ms + LEARNING_TICKS * self.settings.tick_ms;
         self.caps.forget_answers();
         self.requests.clear();
+        self.conflict = None;
+        self.is_leader = false;
         let version = self.next_version();
         for queue in self.queues.values_mut() {
             if let Some(policy) = &mut queue.policy {
@@ -183,7 +203,6 @@ impl Core {
         for node in self.nodes.values_mut() {
             node.sent_at_ms = None;
         }
-        self.push_all_policies();
         self.adopt(now);
         self.tick_soon(now);
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tidegate_flow::{caps::Stamp, strategy::Reason};
-use tidegate_protocol::domain::{Cap, QueueName, Version};
+use tidegate_protocol::domain::{Cap, CapRecord, QueueName, Version};
 
 use super::{
     Core,
@@ -55,7 +55,7 @@ impl Core {
         if unknown.is_empty() {
             return;
         }
-        self.next_version();
+        // Not under a newer version: where another controller is in force, the store must be able to say so.
         self.send_caps(
             writer,
             unknown.into_iter().map(|queue| (queue, None)).collect(),
@@ -66,8 +66,9 @@ impl Core {
     /// Under the newest version: the store takes an equal one again, so parts of a decision may share it.
     fn send_caps(&mut self, writer: StreamId, orders: Vec<(QueueName, Option<Cap>)>, now: Now) {
         let version = self.version;
-        for (part, orders) in orders.chunks(ORDERS_PER_MESSAGE).enumerate() {
-            let request_id = format!("{}.{}.{part}", version.epoch, version.generation);
+        for orders in orders.chunks(ORDERS_PER_MESSAGE) {
+            self.asked += 1;
+            let request_id = format!("{}.{}.{}", version.epoch, version.generation, self.asked);
             let request = Request {
                 writer,
                 version,
@@ -164,15 +165,17 @@ impl Core {
         {
             self.writer_misses = 0;
         }
-        let mut foreign = None;
+        let mut foreign: Option<CapRecord> = None;
         for item in items {
             if let Some(error) = item.error {
                 tracing::warn!(queue = %item.queue, error, "the store did not take a cap");
                 continue;
             }
             let version = item.record.map(|record| record.version);
-            if !item.applied && version.is_some_and(|version| version.epoch > self.version.epoch) {
-                foreign = foreign.max(version.map(|version| version.epoch));
+            // Newer than anything that was sent from here: somebody else's.
+            if !item.applied && version.is_some_and(|version| version > self.version) {
+                let newest = foreign.into_iter().chain(item.record);
+                foreign = newest.max_by_key(|record| (record.version.epoch, record.expires_ms));
                 continue;
             }
             let queue = item.queue.as_str();
@@ -182,9 +185,36 @@ impl Core {
             self.take_adopted(&item.queue, cap);
         }
         match foreign {
-            Some(epoch) => self.outrank(epoch, now),
+            Some(record) => self.meet_foreign(record, now),
+            // Its nodes obeyed somebody whose caps are gone.
+            None if self.seen_epoch >= self.version.epoch => self.outrank(self.seen_epoch, now),
             None => self.after_answers(now),
         }
+    }
+
+    /// The store has a cap of another leadership: it is left alone while that cap lives, and outranked after.
+    fn meet_foreign(&mut self, record: CapRecord, now: Now) {
+        let clock_ms = self.queues.values().map(|queue| queue.store.clock_ms).max();
+        // Without an expiry nobody stands behind it.
+        let is_over = record.expires_ms == 0 || clock_ms.is_some_and(|clock| clock > record.expires_ms);
+        if is_over {
+            self.outrank(record.version.epoch, now);
+            return;
+        }
+        self.is_leader = false;
+        self.caps.forget_answers();
+        let who = format!(
+            "its caps of epoch {} are in force in the job store",
+            record.version.epoch
+        );
+        self.yield_to(who, now);
+    }
+
+    /// Whether the store has yet to answer for a queue.
+    pub(super) fn waits_for_answers(&self) -> bool {
+        self.queues
+            .keys()
+            .any(|name| !self.caps.is_adopted(name.as_str()))
     }
 
     /// A queue that is answered for the first time is decided about soon; until then its cap stays what it is.
@@ -198,6 +228,13 @@ impl Core {
     }
 
     fn after_answers(&mut self, now: Now) {
+        if !self.waits_for_answers() {
+            self.conflict = None;
+            if !self.is_leader {
+                self.is_leader = true;
+                self.push_all_policies();
+            }
+        }
         self.finish_removals(now);
         if self.queues.values().any(|queue| !queue.is_decided) {
             self.tick_soon(now);

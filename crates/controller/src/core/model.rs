@@ -70,7 +70,7 @@ pub struct QueueReport {
 /// What happened since the last report; summed over nodes.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
-    /// Of every job that ended.
+    /// Of every job that succeeded.
     pub run_time: Histogram,
     pub overload: u64,
     pub down: u64,
@@ -96,10 +96,9 @@ impl Counts {
         self.overload + self.down + self.errors
     }
 
-    /// Jobs that ended without a failure of the downstream.
+    /// Jobs that succeeded.
     pub fn completions(&self) -> u64 {
-        let failed = self.failures() + self.job_errors;
-        self.run_time.count().saturating_sub(failed) + self.job_errors
+        self.run_time.count()
     }
 }
 

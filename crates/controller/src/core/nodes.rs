@@ -95,9 +95,9 @@ impl Core {
             sent_at_ms: None,
         };
         let served: Vec<QueueName> = node.queues.iter().cloned().collect();
-        // Before it is one of the nodes: what it hears first is the welcome.
+        // Whether that one is still in force, the store will say.
         if foreign {
-            self.outrank(hello.applied.epoch, now);
+            self.seen_epoch = self.seen_epoch.max(hello.applied.epoch);
         }
         self.nodes.insert(stream, node);
         let welcome = Order::Welcome {
@@ -107,7 +107,9 @@ impl Core {
         };
         self.effects.push(Effect::Send(stream, welcome));
         if hello.role == Role::Router {
-            self.push_policies_to(&[stream], None);
+            if self.is_leader {
+                self.push_policies_to(&[stream], None);
+            }
             self.choose_writer(now);
         }
         let is_new = served
@@ -158,7 +160,9 @@ impl Core {
             Said::Applied(version) => {
                 node.reported_ms = now.mono_ms;
                 node.applied = node.applied.max(version);
-                self.conflict = None;
+                if node.role == Role::Router && !self.waits_for_answers() {
+                    self.conflict = None;
+                }
             }
             Said::CapAnswers { request_id, items } => self.answered(stream, &request_id, items, now),
             Said::Refusal {
@@ -167,18 +171,10 @@ impl Core {
                 reason,
             } => {
                 let who = format!("{} obeys ledger {ledger_id}: {reason}", node.name);
-                tracing::error!(
-                    node = node.name,
-                    ledger_id,
-                    reason,
-                    epoch = obeyed.epoch,
-                    "a node obeys another controller"
-                );
-                self.refusals += 1;
-                self.conflict = Some((who, now.mono_ms));
+                self.seen_epoch = self.seen_epoch.max(obeyed.epoch);
+                self.yield_to(who, now);
                 self.effects.push(Effect::Close(stream));
                 self.leave(stream, now);
-                self.outrank(obeyed.epoch, now);
             }
         }
     }
@@ -233,6 +229,10 @@ impl Core {
         // What the last writer was told may or may not have been done: ask the store.
         self.requests.clear();
         self.caps.forget_answers();
+        if self.version.generation > 0 {
+            // An order of the same version that is still on its way could be taken after the answer.
+            self.next_version();
+        }
         self.adopt(now);
     }
 

@@ -71,6 +71,11 @@ impl Core {
                 other => other,
             })?;
         }
+        // Nobody has heard of it: the first word to the store shall be the oldest one, see `adopt`.
+        self.version.generation = 0;
+        let version = self.version;
+        let policies = self.queues.values_mut().filter_map(|queue| queue.policy.as_mut());
+        policies.for_each(|policy| policy.version = version);
         Ok(())
     }
 
@@ -139,7 +144,11 @@ impl Core {
         if !self.meet(&name) {
             return Err(TuningError::Full("queues"));
         }
-        let version = self.next_version();
+        let version = if self.is_leader {
+            self.next_version()
+        } else {
+            self.version
+        };
         if let Some(queue) = self.queues.get_mut(&name) {
             queue.removing = false;
             queue.policy = Some(Managed {
@@ -150,8 +159,10 @@ impl Core {
             let costs = queue.costs();
             self.caps.set_queue(name.as_str(), costs);
         }
-        let routers = self.routers();
-        self.push_policies_to(&routers, Some(&name));
+        if self.is_leader {
+            let routers = self.routers();
+            self.push_policies_to(&routers, Some(&name));
+        }
         self.adopt(now);
         self.tick_soon(now);
         Ok((policy, stored + 1))

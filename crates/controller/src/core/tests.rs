@@ -15,7 +15,9 @@ struct World {
     core: Core,
     now: Now,
     caps: BTreeMap<QueueName, (Version, Option<u32>, u64)>,
-    /// What a router would not answer.
+    /// Of every cap in it, by its clock; 0: never.
+    expires_ms: u64,
+    /// Routers do not answer.
     is_mute: bool,
     targets: BTreeMap<StreamId, BTreeMap<String, u32>>,
     decisions: Vec<Decision>,
@@ -42,6 +44,7 @@ impl World {
             core: Core::new(settings, Now::default()),
             now: Now::default(),
             caps: BTreeMap::new(),
+            expires_ms: 0,
             is_mute: false,
             targets: BTreeMap::new(),
             decisions: Vec::new(),
@@ -141,7 +144,7 @@ impl World {
                 retry_cap: cap,
                 safe: cap,
             },
-            expires_ms: 0,
+            expires_ms: self.expires_ms,
             version: stored.0,
         });
         CapAnswer {
@@ -249,14 +252,17 @@ fn facts(queue: &str, ready: u64, slots: u64, clock_ms: u64) -> QueueReport {
 }
 
 #[test]
-fn a_router_is_welcomed_gets_policies_and_becomes_the_writer() {
+fn a_router_is_welcomed_becomes_the_writer_and_gets_policies_once_the_store_has_answered() {
     let mut world = World::with(&[("a", Strategy::Adaptive)]);
     world.attach(1, Role::Router, &[], 0);
     let sent: Vec<&Order> = world.sent.iter().map(|(_, order)| order).collect();
     assert!(matches!(sent[0], Order::Welcome { .. }), "{sent:?}");
-    assert!(matches!(sent[1], Order::Policies { policies, .. } if policies.len() == 1));
-    assert_eq!(sent[2], &Order::CapWriter(true));
-    assert!(matches!(sent[3], Order::Caps { orders, .. } if orders == &[(name("a"), None)]));
+    assert_eq!(sent[1], &Order::CapWriter(true));
+    assert!(matches!(sent[2], Order::Caps { orders, .. } if orders == &[(name("a"), None)]));
+    assert!(matches!(sent[3], Order::Policies { policies, .. } if policies.len() == 1));
+    world.sent.clear();
+    world.attach(2, Role::Router, &[], 0);
+    assert!(matches!(&world.sent[1].1, Order::Policies { policies, .. } if policies.len() == 1));
 }
 
 #[test]
@@ -373,35 +379,63 @@ fn a_silent_node_ages_out_and_comes_back() {
     assert_eq!((world.cap("a"), world.targets[&2]["a"]), (35, 35));
 }
 
-#[test]
-fn a_foreign_epoch_is_outranked_and_everything_is_sent_again() {
-    let mut world = World::with(&[("a", Strategy::Fixed)]);
-    world.attach(1, Role::Router, &[], 0);
+/// A router whose store has a cap of another leadership, and the store's time.
+fn under_another(world: &mut World, expires_ms: u64, clock_ms: u64) {
+    world.caps.insert(name("a"), (v(7, 3), Some(12), 12));
+    world.expires_ms = expires_ms;
+    let mut router = hello(1, Role::Router, &[], 0);
+    (router.applied, router.ledger_id) = (v(7, 3), "another".into());
+    router.state.queues = vec![facts("a", 10, 12, clock_ms)];
+    world.hello(1, router);
     world.attach(2, Role::Worker, &["a"], 40);
-    world.busy_tick(&["a"]);
-    let before = world.cap("a");
-    let mut foreign = hello(4, Role::Worker, &["a"], 20);
-    (foreign.applied, foreign.ledger_id) = (v(7, 3), "another".into());
-    world.sent.clear();
-    world.hello(4, foreign);
+}
+
+#[test]
+fn a_leadership_whose_caps_are_in_force_is_left_alone() {
+    let mut world = World::with(&[("a", Strategy::Fixed)]);
+    under_another(&mut world, 30_000, 20_000);
+    for _ in 0..3 {
+        world.tick_with(vec![facts("a", 10, 12, 21_000)]);
+    }
+    assert_eq!(world.caps[&name("a")], (v(7, 3), Some(12), 12));
+    let why = world.core.readiness().unwrap_err();
+    assert!(
+        why.starts_with("another controller leads: its caps of epoch 7"),
+        "{why}"
+    );
+    let silent =
+        |(_, order): &(StreamId, Order)| !matches!(order, Order::Policies { .. } | Order::Targets { .. });
+    assert!(world.sent.iter().all(silent), "{:?}", world.sent);
+    assert_eq!(world.core.view(world.now).refusals, 1, "told once");
+    // It is gone: its cap has run out.
+    world.tick_with(vec![facts("a", 10, 12, 31_000)]);
+    assert_eq!((world.core.version.epoch, world.core.readiness()), (8, Ok(())));
+    assert_eq!(world.caps[&name("a")].0.epoch, 8);
+}
+
+#[test]
+fn after_another_leadership_everything_is_sent_anew_and_nothing_raised_for_two_ticks() {
+    let mut world = World::with(&[("a", Strategy::Fixed)]);
+    under_another(&mut world, 30_000, 30_001);
     assert_eq!(world.core.version.epoch, 8);
-    let adopts = |(stream, order): &(StreamId, Order)| {
-        *stream == 1 && matches!(order, Order::Caps { orders, .. } if orders[0].1.is_none())
-    };
-    assert!(world.sent.iter().any(adopts));
     let pushed = |(_, order): &(StreamId, Order)| matches!(order, Order::Policies { version, .. } if version.epoch == 8);
     assert!(world.sent.iter().any(pushed));
-    // It looks on for two ticks.
-    world.core.pin(&name("a"), 1, 0, world.now).unwrap();
-    world.core.unpin(&name("a"), world.now).unwrap();
-    world.now.mono_ms += 1_000;
-    world.core.tick(world.now);
-    world.pump();
-    assert_eq!(world.cap("a"), before);
-    assert_eq!(
-        world.core.queues[&name("a")].newest.as_ref().unwrap().reason,
-        Reason::Learning
-    );
+    world.tick_with(vec![facts("a", 10, 12, 32_000)]);
+    assert_eq!(world.cap("a"), 12);
+    let newest = world.core.queues[&name("a")].newest.clone();
+    assert_eq!(newest.map(|newest| newest.reason), Some(Reason::Learning));
+    world.busy_tick(&["a"]);
+    world.busy_tick(&["a"]);
+    assert_eq!(world.cap("a"), 35);
+}
+
+#[test]
+fn an_epoch_that_only_nodes_know_is_outranked_too() {
+    let mut world = World::with(&[("a", Strategy::Fixed)]);
+    let mut router = hello(1, Role::Router, &[], 0);
+    (router.applied, router.ledger_id) = (v(4, 1), "another".into());
+    world.hello(1, router);
+    assert_eq!((world.core.version.epoch, world.core.is_leader), (5, true));
 }
 
 #[test]
@@ -416,8 +450,9 @@ fn caps_of_a_newer_epoch_in_the_store_are_outranked() {
 }
 
 #[test]
-fn a_refusal_makes_it_not_ready_until_a_node_obeys() {
-    let mut world = World::with(&[]);
+fn a_refusal_makes_it_not_ready_until_the_store_answers() {
+    let mut world = World::with(&[("a", Strategy::Fixed)]);
+    world.is_mute = true;
     world.attach(1, Role::Router, &[], 0);
     let refusal = Said::Refusal {
         obeyed: v(9, 1),
@@ -432,11 +467,10 @@ fn a_refusal_makes_it_not_ready_until_a_node_obeys() {
         why.starts_with("another controller leads: n1 obeys ledger other"),
         "{why}"
     );
-    let view = world.core.view(world.now);
-    assert_eq!((view.refusals, view.version.epoch), (1, 10));
+    assert_eq!(world.core.view(world.now).refusals, 1);
+    world.is_mute = false;
     world.attach(2, Role::Router, &[], 0);
-    world.core.said(2, Said::Applied(v(10, 1)), world.now);
-    assert_eq!(world.core.readiness(), Ok(()));
+    assert_eq!((world.core.readiness(), world.core.version.epoch), (Ok(()), 10));
 }
 
 #[test]

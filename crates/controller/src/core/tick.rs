@@ -230,10 +230,19 @@ impl Core {
         now: Now,
     ) {
         let (due_ms, ttl_ms) = (self.ttl_ms() / RESENDS, self.ttl_ms());
+        if !self.is_leader {
+            return;
+        }
         let mut version = None;
         for (id, targets) in ids.iter().zip(divided) {
+            // A worker that has not been told of a queue offers its slots: better than a target that nobody decided.
             let targets: BTreeMap<QueueName, u32> = targets
                 .into_iter()
+                .filter(|(queue, _)| {
+                    self.queues
+                        .get(&names[*queue])
+                        .is_some_and(|queue| queue.is_decided)
+                })
                 .map(|(queue, target)| (names[queue].clone(), target))
                 .collect();
             let is_due = self.nodes.get(id).is_none_or(|node| {
