@@ -2,10 +2,14 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tidegate_client::{Client, ClientError};
+use tidegate_controller::ControllerArgs;
 use tidegate_router::RouterArgs;
 use tidegate_worker::WorkerArgs;
 
-use crate::{config::ConfigCommand, dev::DevArgs, job::JobCommand, queue::QueueCommand, submit::SubmitArgs};
+use crate::{
+    config::ConfigCommand, control::ControlArgs, dev::DevArgs, job::JobCommand, queue::QueueCommand,
+    submit::SubmitArgs,
+};
 
 /// Background jobs whose concurrency is found at run time.
 ///
@@ -70,6 +74,11 @@ pub enum Command {
     /// Example: tidegate router --store redis://127.0.0.1:6379/0
     #[command(verbatim_doc_comment)]
     Router(RouterArgs),
+    /// Run a controller, which decides how much runs
+    ///
+    /// Example: tidegate controller --policies policies.toml
+    #[command(verbatim_doc_comment)]
+    Controller(ControllerArgs),
     /// Run a worker that delivers jobs to an HTTP app
     ///
     /// Example: tidegate worker --router http://127.0.0.1:7600 --app http://127.0.0.1:9000/ --queue email
@@ -95,6 +104,11 @@ pub enum Command {
     /// Example: tidegate config print --origin
     #[command(subcommand, verbatim_doc_comment)]
     Config(ConfigCommand),
+    /// Look at the controller and tune it
+    ///
+    /// Example: tidegate control status
+    #[command(verbatim_doc_comment)]
+    Control(ControlArgs),
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use tidegate_chassis::config::Origin;
+use tidegate_controller::{ControllerArgs, ControllerConfig};
 use tidegate_router::{RouterArgs, RouterConfig};
 use tidegate_worker::{WorkerArgs, WorkerConfig};
 
@@ -58,16 +59,24 @@ fn settings(config: Option<PathBuf>) -> anyhow::Result<Vec<Origin>> {
         config: config.clone(),
         ..RouterArgs::default()
     };
+    let controller = ControllerArgs {
+        config: config.clone(),
+        ..ControllerArgs::default()
+    };
     let worker = WorkerArgs {
         config,
         ..WorkerArgs::default()
     };
     let router = RouterConfig::load(&router)?.origins();
+    let controller = ControllerConfig::load(&controller)?.origins();
     let worker = WorkerConfig::load(&worker)?.origins();
     let of = |settings: Vec<Origin>, section: &'static str| {
         settings
             .into_iter()
             .filter(move |setting| setting.key.starts_with(section))
     };
-    Ok(of(router, "router.").chain(of(worker, "worker.")).collect())
+    let all = of(router, "router.")
+        .chain(of(controller, "controller."))
+        .chain(of(worker, "worker."));
+    Ok(all.collect())
 }

@@ -37,6 +37,9 @@ fn code(error: &anyhow::Error) -> u8 {
     if let Some(error) = error.downcast_ref::<tidegate_worker::RunError>() {
         return error.exit_code();
     }
+    if let Some(error) = error.downcast_ref::<tidegate_controller::RunError>() {
+        return error.exit_code();
+    }
     if error.is::<Usage>() || error.is::<ConfigError>() {
         2
     } else {

@@ -2,6 +2,7 @@
 
 mod args;
 mod config;
+mod control;
 mod dev;
 mod echo;
 mod exit;
@@ -32,11 +33,13 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Dev(args) => dev::run(args).await,
             Command::Router(args) => roles::router(&args).await,
+            Command::Controller(args) => roles::controller(&args).await,
             Command::Worker(args) => roles::worker(&args).await,
             Command::Submit(args) => submit::run(&cli.common, args).await,
             Command::Job(command) => job::run(&cli.common, command).await,
             Command::Queue(command) => queue::run(&cli.common, command).await,
             Command::Config(command) => config::run(&cli.common, command),
+            Command::Control(args) => control::run(&cli.common, args).await,
         }
     });
     exit::report(result)

@@ -4,6 +4,7 @@ use tidegate_chassis::{
     shutdown,
     telemetry::{self, TelemetryOptions},
 };
+use tidegate_controller::{ControllerArgs, ControllerConfig};
 use tidegate_router::{RouterArgs, RouterConfig};
 use tidegate_worker::{WorkerArgs, WorkerConfig};
 
@@ -14,6 +15,15 @@ pub async fn router(args: &RouterArgs) -> anyhow::Result<()> {
     let telemetry = telemetry::init("tidegate-router", TelemetryOptions::default())?;
     let stop = shutdown::token_on_signals();
     let ended = tidegate_router::run(config, telemetry.metrics(), stop, output::line).await;
+    telemetry.shutdown().await;
+    Ok(ended?)
+}
+
+pub async fn controller(args: &ControllerArgs) -> anyhow::Result<()> {
+    let config = ControllerConfig::load(args)?.value.controller;
+    let telemetry = telemetry::init("tidegate-controller", TelemetryOptions::default())?;
+    let stop = shutdown::token_on_signals();
+    let ended = tidegate_controller::run(config, telemetry.metrics(), stop, output::line).await;
     telemetry.shutdown().await;
     Ok(ended?)
 }
