@@ -220,10 +220,11 @@ impl std::fmt::Display for Process {
 /// Cargo puts test executables into `target/<profile>/deps`, binaries one level up.
 fn tidegate_binary() -> PathBuf {
     let this = std::env::current_exe().expect("a process knows its executable");
-    let profile_dir = this
-        .parent()
-        .and_then(Path::parent)
-        .expect("tests run from target/<profile>/deps");
+    let dir = this.parent().expect("an executable is in a directory");
+    let profile_dir = match dir.ends_with("deps") {
+        true => dir.parent().unwrap_or(dir),
+        false => dir,
+    };
     let binary = profile_dir.join("tidegate");
     assert!(
         binary.is_file(),

@@ -192,7 +192,7 @@ pub struct Dev {
 
 impl Dev {
     pub async fn start(sandbox: &Sandbox, options: DevOptions) -> Self {
-        let mut args = strings(&["dev", "--port", "0", "--headless"]);
+        let mut args = strings(&["dev", "--port", "0", "--controller-port", "0", "--headless"]);
         if let Some(db) = &options.db {
             args.extend(["--db".to_owned(), db.clone()]);
         }

@@ -1,6 +1,6 @@
-//! `tidegate dev`: router, worker and an echo app in one process, on SQLite.
+//! `tidegate dev`: router, controller, worker and an echo app in one process, on SQLite.
 //!
-//! On SIGTERM the worker goes first: it finishes what it runs and settles it, and only then does the router stop.
+//! On SIGTERM the worker goes first: it finishes what it runs and settles it, and only then do the others stop.
 
 use std::{
     net::SocketAddr,
@@ -17,6 +17,7 @@ use tidegate_chassis::{
     tasks::{TaskEnded, Tasks},
     telemetry::{self, TelemetryOptions},
 };
+use tidegate_controller::ControllerConfig;
 use tidegate_router::RouterConfig;
 use tidegate_worker::WorkerConfig;
 
@@ -30,6 +31,9 @@ pub struct DevArgs {
     /// Port for producers, operators and workers; 0 = any
     #[arg(long, default_value_t = 7600)]
     port: u16,
+    /// Port of the controller, for `tidegate control`; 0 = any
+    #[arg(long, default_value_t = 7601)]
+    controller_port: u16,
     /// Port of /metrics; 0 = any
     #[arg(long, default_value_t = 0)]
     metrics_port: u16,
@@ -42,10 +46,13 @@ pub struct DevArgs {
     /// Queue to serve; give it once for each
     #[arg(long = "queue", value_name = "NAME", default_values = ["default", "email"])]
     queues: Vec<String>,
-    /// Queue policies, a TOML file
+    /// Queue policies and resources, a TOML file
     #[arg(long, value_name = "FILE")]
     policies: Option<PathBuf>,
-    /// Jobs that may run at once
+    /// How often the controller decides
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    tick: Duration,
+    /// Jobs that may run at once: a ceiling, the controller says how many do
     #[arg(long, default_value_t = 64)]
     slots: u32,
     /// Print only the ready line
@@ -68,6 +75,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
 /// What the ready line and the greeting name.
 struct Addresses {
     grpc: SocketAddr,
+    controller: SocketAddr,
     metrics: SocketAddr,
     app: String,
 }
@@ -79,6 +87,7 @@ async fn start(
 ) -> anyhow::Result<()> {
     let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let grpc = bind_with_hint(local(args.port), "--port").await?;
+    let control = bind_with_hint(local(args.controller_port), "--controller-port").await?;
     let metrics = bind_with_hint(local(args.metrics_port), "--metrics-port").await?;
     let tasks = Tasks::new(stop.clone()).drain_deadline(DRAIN_DEADLINE);
     let after_worker = CancellationToken::new();
@@ -92,6 +101,7 @@ async fn start(
     };
     let addresses = Addresses {
         grpc: grpc.local_addr()?,
+        controller: control.local_addr()?,
         metrics: metrics.local_addr()?,
         app,
     };
@@ -101,10 +111,19 @@ async fn start(
         serve_metrics(metrics, telemetry.metrics(), readiness.clone(), stop.clone()),
     );
 
+    // It stands before the others look for it, and goes when the worker has gone.
+    let host = tidegate_controller::Host {
+        grpc: control,
+        admin: None,
+        readiness: Readiness::new(),
+    };
+    let controller = tidegate_controller::run_on(controller_config(args), host, after_worker.clone(), |_| ());
+    tasks.spawn("controller", Box::pin(controller));
+
     let (router_up, router_is_up) = tokio::sync::oneshot::channel();
     let router = RouterConfig {
         reflection: true,
-        policies: args.policies.clone(),
+        controllers: vec![format!("http://{}", addresses.controller)],
         ..router_config(&args.db)?
     };
     let host = tidegate_router::Host {
@@ -168,9 +187,20 @@ fn router_config(db: &Path) -> anyhow::Result<RouterConfig> {
     })
 }
 
+fn controller_config(args: &DevArgs) -> ControllerConfig {
+    ControllerConfig {
+        policies: args.policies.clone(),
+        tick: args.tick,
+        name: "dev".to_owned(),
+        reflection: true,
+        ..ControllerConfig::default()
+    }
+}
+
 fn worker_config(args: &DevArgs, addresses: &Addresses) -> WorkerConfig {
     WorkerConfig {
         routers: vec![format!("http://{}", addresses.grpc)],
+        controllers: vec![format!("http://{}", addresses.controller)],
         app: addresses.app.clone(),
         queues: args.queues.clone(),
         slots: args.slots,
@@ -187,18 +217,27 @@ struct Greeting {
 
 impl Greeting {
     fn print(&self) {
-        let Addresses { grpc, metrics, app } = &self.addresses;
+        let Addresses {
+            grpc,
+            controller,
+            metrics,
+            app,
+        } = &self.addresses;
         if !self.headless {
-            output::line(format_args!("router   http://{grpc}"));
-            output::line(format_args!("metrics  http://{metrics}/metrics"));
-            output::line(format_args!("app      {app}"));
-            output::line(format_args!("jobs     {}", self.db.display()));
+            output::line(format_args!("router      http://{grpc}"));
+            output::line(format_args!("controller  http://{controller}"));
+            output::line(format_args!("metrics     http://{metrics}/metrics"));
+            output::line(format_args!("app         {app}"));
+            output::line(format_args!("jobs        {}", self.db.display()));
             output::line(format_args!(
-                "try      tidegate submit email '{{\"to\":\"ada@example.org\"}}' --wait --endpoint http://{grpc}"
+                "try         tidegate submit email '{{\"to\":\"ada@example.org\"}}' --wait --endpoint http://{grpc}"
+            ));
+            output::line(format_args!(
+                "look        tidegate control status --controller http://{controller}"
             ));
         }
         output::line(format_args!(
-            "ready role=dev grpc={grpc} metrics={metrics} app={app}"
+            "ready role=dev grpc={grpc} controller={controller} metrics={metrics} app={app}"
         ));
     }
 }

@@ -22,18 +22,37 @@ fn controller(policies: &str) -> ControllerOptions {
 }
 
 fn attached(controllers: &[String]) -> Vec<String> {
-    let flags = controllers.iter().flat_map(|url| ["--controller".to_owned(), url.clone()]);
+    let flags = controllers
+        .iter()
+        .flat_map(|url| ["--controller".to_owned(), url.clone()]);
     flags.collect()
 }
 
 async fn router(sandbox: &Sandbox, store: &str, controllers: &[String]) -> Router {
     let args = attached(controllers);
-    Router::start(sandbox, store, RouterOptions { args, ..RouterOptions::default() }).await
+    Router::start(
+        sandbox,
+        store,
+        RouterOptions {
+            args,
+            ..RouterOptions::default()
+        },
+    )
+    .await
 }
 
-async fn worker(sandbox: &Sandbox, routers: &[String], app: &App, queues: &[&str], controllers: &[String]) -> WorkerProc {
+async fn worker(
+    sandbox: &Sandbox,
+    routers: &[String],
+    app: &App,
+    queues: &[&str],
+    controllers: &[String],
+) -> WorkerProc {
     let args = attached(controllers);
-    let options = WorkerOptions { args, ..WorkerOptions::default() };
+    let options = WorkerOptions {
+        args,
+        ..WorkerOptions::default()
+    };
     WorkerProc::start(sandbox, routers, &app.url(), queues, options).await
 }
 
@@ -71,7 +90,10 @@ async fn two_queues_never_hold_more_of_a_resource_than_its_budget() {
     for _ in 0..3 {
         workers.push(worker(&sandbox, &urls, &app, &["email", "pdf"], &controllers).await);
     }
-    tokio::join!(submit_all(&urls, "email", 20_000), submit_all(&urls, "pdf", 10_000));
+    tokio::join!(
+        submit_all(&urls, "email", 20_000),
+        submit_all(&urls, "pdf", 10_000)
+    );
 
     let end = Instant::now() + Duration::from_secs(60);
     let sampling = async {
@@ -89,8 +111,18 @@ async fn two_queues_never_hold_more_of_a_resource_than_its_budget() {
         while Instant::now() < end {
             tokio::time::sleep(Duration::from_secs(3)).await;
             round += 1;
-            let file = sandbox.write("change.toml", &shared([100, 6, 30][round % 3], [1, 5][round as u32 as usize % 2]));
-            let apply = ["control", "policy", "apply", &file, "--controller", &controllers[0]];
+            let file = sandbox.write(
+                "change.toml",
+                &shared([100, 6, 30][round % 3], [1, 5][round as u32 as usize % 2]),
+            );
+            let apply = [
+                "control",
+                "policy",
+                "apply",
+                &file,
+                "--controller",
+                &controllers[0],
+            ];
             let apply = Process::tidegate(&sandbox, apply, &[]);
             assert_eq!(apply.wait_exit(PATIENCE).await, 0, "{}", apply.tail());
             if round % 3 == 0 {
@@ -100,7 +132,10 @@ async fn two_queues_never_hold_more_of_a_resource_than_its_budget() {
         }
     };
     let (highest, ()) = tokio::join!(sampling, disturbing);
-    assert!(highest > BUDGET / 2, "the budget was never used: {highest} of {BUDGET}");
+    assert!(
+        highest > BUDGET / 2,
+        "the budget was never used: {highest} of {BUDGET}"
+    );
 }
 
 async fn effective_cap(router: &str, queue: &str) -> Option<u32> {
@@ -113,7 +148,10 @@ async fn work_goes_on_without_the_controller_and_caps_sink_until_it_is_back() {
     let app = App::start(|_| Answer::ok().after(Duration::from_millis(50)));
     let policies = "[resources.pg-main]\ncapacity = 40\n[queues.email]\ncosts = { pg-main = 1 }\nstrategy = \"fixed\"\nmax = 28\n";
     let listen = Some(free_address());
-    let options = || ControllerOptions { listen: listen.clone(), ..controller(policies) };
+    let options = || ControllerOptions {
+        listen: listen.clone(),
+        ..controller(policies)
+    };
     let leader = Controller::start(&sandbox, options()).await;
     let controllers = vec![leader.grpc_url()];
     let router = router(&sandbox, "memory:", &controllers).await;
@@ -129,14 +167,22 @@ async fn work_goes_on_without_the_controller_and_caps_sink_until_it_is_back() {
     leader.process.wait_exit(PATIENCE).await;
     let killed = Instant::now();
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert_eq!(effective_cap(&urls[0], "email").await, Some(28), "a cap lives 30 s");
+    assert_eq!(
+        effective_cap(&urls[0], "email").await,
+        Some(28),
+        "a cap lives 30 s"
+    );
     let delivered = app.deliveries().len();
     // 0.3 of the budget.
     eventually(PATIENCE, "the cap sinks to its safe value", async || {
         (effective_cap(&urls[0], "email").await == Some(8)).then_some(())
     })
     .await;
-    assert!(killed.elapsed() > Duration::from_secs(20), "sank after {:?}", killed.elapsed());
+    assert!(
+        killed.elapsed() > Duration::from_secs(20),
+        "sank after {:?}",
+        killed.elapsed()
+    );
     assert!(app.deliveries().len() > delivered, "work stopped");
 
     let _heir = Controller::start(&sandbox, options()).await;
@@ -153,6 +199,9 @@ async fn a_second_controller_is_refused_loudly() {
     let policies = "[queues.email]\nstrategy = \"fixed\"\nmax = 5\n";
     let first = Controller::start(&sandbox, controller(policies)).await;
     let one = router(&sandbox, &redis.url(), &[first.grpc_url()]).await;
+    let app = App::start(|_| Answer::ok());
+    let urls = [one.grpc_url()];
+    let _worker = worker(&sandbox, &urls, &app, &["email"], &[first.grpc_url()]).await;
     eventually(PATIENCE, "the first controller sets caps", async || {
         (effective_cap(&one.grpc_url(), "email").await == Some(5)).then_some(())
     })
@@ -161,11 +210,18 @@ async fn a_second_controller_is_refused_loudly() {
     // By mistake: another controller, with another opinion, on the same store.
     let second = Controller::start(&sandbox, controller(&policies.replace('5', "50"))).await;
     let _two = router(&sandbox, &redis.url(), &[second.grpc_url()]).await;
-    second.process.wait_for_line("another controller leads", PATIENCE).await;
+    second
+        .process
+        .wait_for_line("another controller leads", PATIENCE)
+        .await;
     let status = ["control", "status", "--controller", &second.grpc_url()];
     let status = Process::tidegate(&sandbox, status, &[]);
     assert_eq!(status.wait_exit(PATIENCE).await, 0, "{}", status.tail());
-    assert!(status.stdout().contains("another controller leads"), "{}", status.stdout());
+    assert!(
+        status.stdout().contains("another controller leads"),
+        "{}",
+        status.stdout()
+    );
     for _ in 0..20 {
         assert_eq!(effective_cap(&one.grpc_url(), "email").await, Some(5));
         tokio::time::sleep(Duration::from_millis(200)).await;

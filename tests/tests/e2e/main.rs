@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod caps;
+mod control;
 mod dev;
 mod fences;
 mod harness;
