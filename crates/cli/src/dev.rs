@@ -193,6 +193,7 @@ fn controller_config(args: &DevArgs) -> ControllerConfig {
         tick: args.tick,
         name: "dev".to_owned(),
         reflection: true,
+        alone: true,
         ..ControllerConfig::default()
     }
 }

@@ -30,6 +30,9 @@ pub struct ControllerConfig {
     /// How long calls may take to end once the controller is told to stop.
     #[serde(with = "duration")]
     pub drain_timeout: Duration,
+    /// Nobody else can lead, because the whole fleet is this process.
+    #[serde(skip)]
+    pub alone: bool,
 }
 
 impl Default for ControllerConfig {
@@ -42,6 +45,7 @@ impl Default for ControllerConfig {
             name: String::new(),
             reflection: false,
             drain_timeout: Duration::from_secs(5),
+            alone: false,
         }
     }
 }

@@ -6,7 +6,6 @@
 mod caps;
 mod explain;
 mod facts;
-mod histogram;
 mod history;
 pub mod model;
 mod nodes;
@@ -17,11 +16,10 @@ mod view;
 
 use std::collections::{BTreeMap, HashMap};
 
-use tidegate_flow::{caps::Ledger, strategy};
+use tidegate_flow::{caps::Ledger, histogram::Histogram, strategy};
 use tidegate_protocol::domain::{QueueName, Resource, Version};
 use uuid::Uuid;
 
-pub use histogram::{BUCKETS_MAX, Histogram};
 pub use history::{HISTORY_MAX, HistoryPage};
 pub use operators::Subject;
 pub use policies::{Change, TuningError};
@@ -49,6 +47,8 @@ pub struct Settings {
     pub tick_ms: u64,
     pub name: String,
     pub ledger_id: Uuid,
+    /// Nobody else can lead, because the whole fleet is this process: caps that are in force are its own, of before.
+    pub alone: bool,
 }
 
 /// See the [module](self).

@@ -172,6 +172,7 @@ fn core(config: &ControllerConfig, clock: Monotonic) -> Result<Core, RunError> {
         tick_ms: u64::try_from(config.tick.as_millis()).unwrap_or(u64::MAX),
         name: name(config),
         ledger_id: Uuid::new_v4(),
+        alone: config.alone,
     };
     let mut core = Core::new(settings, now);
     if let Some(path) = &config.policies {

@@ -1,17 +1,14 @@
 //! Between the wire and the core: messages are checked and bounded here, once.
 
+use tidegate_flow::histogram::Histogram;
 use tidegate_protocol::{
     convert::{self, Invalid},
     domain::{QueueName, Version},
     limits, reason, v1,
 };
 
-use crate::core::{
-    Histogram,
-    model::{
-        CapAnswer, Counts, Decision, Hello, Order, QueueReport, Report, ResourceReport, Role, Said,
-        StoreFacts,
-    },
+use crate::core::model::{
+    CapAnswer, Counts, Decision, Hello, Order, QueueReport, Report, ResourceReport, Role, Said, StoreFacts,
 };
 
 /// Queues in one report: as many as one worker serves, or a router's store has in one page of facts.
@@ -174,7 +171,7 @@ fn queue_report((at, wire): (usize, v1::QueueReport)) -> Result<QueueReport, Inv
 }
 
 fn histogram(wire: v1::Histogram) -> Histogram {
-    Histogram::new(wire.buckets, wire.count.min(u64::from(u32::MAX)), wire.sum_ms)
+    Histogram::from_parts(&wire.buckets, wire.sum_ms, wire.sum_squares_ms)
 }
 
 pub fn order(order: Order) -> v1::AttachResponse {

@@ -196,7 +196,9 @@ impl Core {
     fn meet_foreign(&mut self, record: CapRecord, now: Now) {
         let clock_ms = self.queues.values().map(|queue| queue.store.clock_ms).max();
         // Without an expiry nobody stands behind it.
-        let is_over = record.expires_ms == 0 || clock_ms.is_some_and(|clock| clock > record.expires_ms);
+        let is_over = self.settings.alone
+            || record.expires_ms == 0
+            || clock_ms.is_some_and(|clock| clock > record.expires_ms);
         if is_over {
             self.outrank(record.version.epoch, now);
             return;

@@ -1,11 +1,13 @@
 //! What is known of each queue: facts of the store (the newest win) and of nodes (summed).
 
-use tidegate_flow::strategy::{Inputs, Reason, Strategy};
+use tidegate_flow::{
+    histogram::Histogram,
+    strategy::{Inputs, Reason, Strategy},
+};
 use tidegate_protocol::domain::{self, Policy, Probe, QueueName};
 
 use super::{
     Core, Managed, QUEUES_MAX,
-    histogram::Histogram,
     model::{Counts, Decision, Now, QueueReport, Report, Role, StoreFacts, StreamId},
 };
 

@@ -1,9 +1,7 @@
 //! What goes into the core and what comes out of it: plain data, so that a test can say exactly what happened.
 
-use tidegate_flow::strategy::Reason;
+use tidegate_flow::{histogram::Histogram, strategy::Reason};
 use tidegate_protocol::domain::{Cap, CapRecord, Policy, QueueName, Version};
-
-use super::histogram::Histogram;
 
 /// The time of an event.
 #[derive(Clone, Copy, Debug, Default)]

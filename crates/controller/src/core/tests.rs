@@ -39,6 +39,7 @@ impl World {
             tick_ms: TICK,
             name: "c".into(),
             ledger_id: Uuid::new_v4(),
+            alone: false,
         };
         Self {
             core: Core::new(settings, Now::default()),
@@ -594,6 +595,23 @@ fn a_queue_without_a_policy_has_the_defaults_and_a_cap() {
 }
 
 #[test]
+fn a_queue_that_costs_nothing_has_its_cap_before_a_worker_comes() {
+    let mut world = World::new();
+    let fixed = Policy {
+        max: 5,
+        strategy: Strategy::Fixed,
+        ..Policy::default()
+    };
+    world.apply("free", fixed).unwrap();
+    world.attach(1, Role::Router, &[], 0);
+    world.tick_with(vec![facts("free", 10, 0, 1)]);
+    assert_eq!(
+        (world.cap("free"), world.last_of("free").reason),
+        (5, Reason::NoWorkers)
+    );
+}
+
+#[test]
 fn overload_at_workers_cuts() {
     let mut world = World::with(&[("a", Strategy::Adaptive)]);
     world.attach(1, Role::Router, &[], 0);
@@ -604,7 +622,7 @@ fn overload_at_workers_cuts() {
     let before = world.cap("a");
     let mut failing = facts("a", 500, u64::from(before), 99_000);
     failing.counts = Counts {
-        run_time: Histogram::new(vec![0, 50], 50, 50.0),
+        run_time: Histogram::from_parts(&[0, 50], 50.0, 50.0),
         overload: 20,
         ..Counts::default()
     };

@@ -67,16 +67,23 @@ impl Core {
             .collect();
         let mut wanted = Vec::new();
         let mut within_fleet = Vec::new();
+        let mut reaches = Vec::new();
         for name in &names {
             let demand = decisions.get(name.as_str()).map_or(0, |decision| decision.demand);
             let claim = self.claim(name, demand);
             // Running jobs have slots somewhere, even if their worker is not attached here.
             let reach = inputs.get(name.as_str()).map_or(0, |i| i.slots.max(i.running));
             let reach = u32::try_from(reach).unwrap_or(u32::MAX);
+            // Where nothing is shared there is nothing to leave to others: the cap does not wait for workers.
+            let demand = match claim.costs.is_empty() {
+                true => claim.demand,
+                false => claim.demand.min(reach).max(claim.min),
+            };
             within_fleet.push(Claim {
-                demand: claim.demand.min(reach).max(claim.min),
+                demand,
                 ..claim.clone()
             });
+            reaches.push(reach);
             wanted.push(claim);
         }
         let safe = budget::safe(&wanted, &budgets);
@@ -102,7 +109,7 @@ impl Core {
                 reason: decision.reason,
                 inputs: decision.inputs,
             };
-            self.set_goal(name, goal, wanted[at].demand, now);
+            self.set_goal(name, goal, (wanted[at].demand, reaches[at]), now);
         }
     }
 
@@ -135,14 +142,14 @@ impl Core {
     }
 
     /// The goal with what overrules it, and why.
-    fn set_goal(&mut self, name: &QueueName, mut goal: Goal, demand: u32, now: Now) {
+    fn set_goal(&mut self, name: &QueueName, mut goal: Goal, (demand, reach): (u32, u32), now: Now) {
         let (all_frozen, is_learning) = (self.frozen, self.is_learning(now));
         let current = self.caps.current(name.as_str());
         let Some(queue) = self.queues.get_mut(name) else {
             return;
         };
         if !is_cut(goal.reason) {
-            if goal.cap < goal.wanted {
+            if goal.cap.min(reach) < goal.wanted {
                 goal.reason = Reason::NoWorkers;
             } else if goal.wanted < demand {
                 goal.reason = Reason::HardCap;
