@@ -30,7 +30,7 @@ mod sandbox;
 mod wait;
 
 pub use app::{Answer, App, Delivery, End};
-pub use process::Process;
+pub use process::{Process, built};
 pub use redis::{Redis, RedisOptions};
 pub use roles::{
     Controller, ControllerOptions, Dev, DevOptions, Router, RouterOptions, WorkerOptions, WorkerProc,

@@ -41,7 +41,7 @@ impl Process {
         args: impl IntoIterator<Item = A>,
         env: &[(&str, &str)],
     ) -> Self {
-        let mut command = Command::new(tidegate_binary());
+        let mut command = Command::new(built("tidegate"));
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if REMOVED_ENV.contains(&&*text) || REMOVED_ENV_PREFIXES.iter().any(|p| text.starts_with(p)) {
@@ -217,15 +217,15 @@ impl std::fmt::Display for Process {
     }
 }
 
-/// Cargo puts test executables into `target/<profile>/deps`, binaries one level up.
-fn tidegate_binary() -> PathBuf {
+/// One of the workspace's binaries. Cargo puts test executables into `target/<profile>/deps`, binaries one level up.
+pub fn built(name: &str) -> PathBuf {
     let this = std::env::current_exe().expect("a process knows its executable");
     let dir = this.parent().expect("an executable is in a directory");
     let profile_dir = match dir.ends_with("deps") {
         true => dir.parent().unwrap_or(dir),
         false => dir,
     };
-    let binary = profile_dir.join("tidegate");
+    let binary = profile_dir.join(name);
     assert!(
         binary.is_file(),
         "{} does not exist: run cargo build --workspace --bins first",

@@ -208,6 +208,10 @@ impl Dev {
         self.ready.url("grpc")
     }
 
+    pub fn controller_url(&self) -> String {
+        self.ready.url("controller")
+    }
+
     pub fn app_url(&self) -> String {
         self.ready.url("app")
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate_tests::{Dev, DevOptions, Process, Sandbox};
+use tidegate_tests::{Dev, DevOptions, Process, Sandbox, eventually};
 
 async fn cli(sandbox: &Sandbox, args: &[&str]) -> (i32, String) {
     let process = Process::tidegate(sandbox, args, &[]);
@@ -27,6 +27,33 @@ async fn one_command_delivers_a_job_and_survives_a_restart() {
     .await;
     assert_eq!(code, 0, "{out}\n{}", dev.process.tail());
 
+    // Router and worker are attached to its controller, which says why the queue runs as it does.
+    let controller = dev.controller_url();
+    eventually(
+        Duration::from_secs(30),
+        "a decision about the queue",
+        async || {
+            let (code, out) = cli(
+                &sandbox,
+                &["control", "status", "-o", "json", "--controller", &controller],
+            )
+            .await;
+            assert_eq!(code, 0, "{out}");
+            let status: serde_json::Value = serde_json::from_str(&out).ok()?;
+            let roles: Vec<_> = status["nodes"]
+                .as_array()?
+                .iter()
+                .map(|node| node["role"].clone())
+                .collect();
+            let decided = status["decisions"]
+                .as_array()?
+                .iter()
+                .any(|decision| decision["queue"] == "email");
+            (roles.len() == 2 && decided).then_some(())
+        },
+    )
+    .await;
+
     // A job for later outlives a kill -9.
     let args = [
         "submit",
@@ -44,6 +71,18 @@ async fn one_command_delivers_a_job_and_survives_a_restart() {
     dev.process.kill9();
     dev.process.wait_exit(Duration::from_secs(5)).await;
     let dev = Dev::start(&sandbox, options()).await;
+    // Caps of the process before are in force; this one takes them over at once.
+    let controller = dev.controller_url();
+    eventually(Duration::from_secs(10), "it leads", async || {
+        let (_, out) = cli(
+            &sandbox,
+            &["control", "status", "-o", "json", "--controller", &controller],
+        )
+        .await;
+        let status: serde_json::Value = serde_json::from_str(&out).ok()?;
+        (status["leader"] == true).then_some(())
+    })
+    .await;
     let args = [
         "queue",
         "get",

@@ -8,6 +8,7 @@
 mod bad_input;
 mod caps;
 mod control;
+mod demo;
 mod dev;
 mod fences;
 mod harness;
