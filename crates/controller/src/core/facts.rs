@@ -1,5 +1,7 @@
 //! What is known of each queue: facts of the store (the newest win) and of nodes (summed).
 
+use std::collections::HashMap;
+
 use tidegate_flow::{
     histogram::Histogram,
     strategy::{Inputs, Reason, Strategy},
@@ -47,6 +49,23 @@ pub(super) struct Seen {
     pub p99_ms: Option<f64>,
     pub completions_per_s: f64,
     pub failures_per_s: f64,
+}
+
+/// What nodes say of one queue, summed.
+#[derive(Clone, Copy, Debug, Default)]
+struct FromNodes {
+    /// Of workers that serve it.
+    slots: u64,
+    in_flight: f64,
+    is_down: bool,
+}
+
+/// What nodes say of everything.
+#[derive(Debug, Default)]
+pub(super) struct SeenByNodes {
+    queues: HashMap<QueueName, FromNodes>,
+    /// By resource, where it is measured.
+    saturation: HashMap<String, f64>,
 }
 
 /// What the last tick decided for a queue.
@@ -157,22 +176,24 @@ impl Core {
 
     /// Closes the window of a queue and gives what the strategy asks for. `None`: the store has never answered for it, and
     /// where to start from is not known.
-    pub(super) fn inputs_of(&mut self, name: &QueueName, elapsed_ms: u64) -> Option<Inputs> {
+    pub(super) fn inputs_of(
+        &mut self,
+        name: &QueueName,
+        seen: &SeenByNodes,
+        elapsed_ms: u64,
+    ) -> Option<Inputs> {
         if !self.queues.get(name)?.is_decided && !self.caps.is_adopted(name.as_str()) {
             return None;
         }
-        let slots = self.slots_of(name);
-        let is_down = self
-            .live_nodes()
-            .any(|node| node.gauges.get(name).is_some_and(|(_, is_down)| *is_down));
-        let in_flight: f64 = self
-            .live_nodes()
-            .filter_map(|node| node.gauges.get(name).map(|(mean, _)| *mean))
-            .sum();
+        let FromNodes {
+            slots,
+            in_flight,
+            is_down,
+        } = seen.queues.get(name).copied().unwrap_or_default();
         let costs = self.queues.get(name)?.costs();
         let saturation = costs
             .iter()
-            .filter_map(|(resource, _)| self.saturation(resource))
+            .filter_map(|(resource, _)| seen.saturation.get(resource).copied())
             .fold(0.0, f64::max);
         let store_latency_ms = self.store_latency_ms;
         let queue = self.queues.get_mut(name)?;
@@ -202,12 +223,25 @@ impl Core {
         })
     }
 
-    /// Slots of live workers that serve a queue.
-    pub(super) fn slots_of(&self, queue: &QueueName) -> u64 {
-        let serving = self
-            .live_nodes()
-            .filter(|node| node.role == Role::Worker && node.queues.contains(queue));
-        serving.map(|node| u64::from(node.slots)).sum()
+    /// What live nodes say, in one pass: a fleet has many of them.
+    pub(super) fn seen_by_nodes(&self) -> SeenByNodes {
+        let mut seen = SeenByNodes::default();
+        for node in self.live_nodes() {
+            for (queue, (mean, is_down)) in &node.gauges {
+                let of_queue = seen.queues.entry(queue.clone()).or_default();
+                of_queue.in_flight += mean;
+                of_queue.is_down |= is_down;
+            }
+            for queue in node.queues.iter().filter(|_| node.role == Role::Worker) {
+                seen.queues.entry(queue.clone()).or_default().slots += u64::from(node.slots);
+            }
+        }
+        let measured = self.resources.keys().filter_map(|resource| {
+            let saturation = self.saturation(resource)?;
+            Some((resource.clone(), saturation))
+        });
+        seen.saturation = measured.collect();
+        seen
     }
 
     /// Used and waited for by everybody, by capacity; `None`: not measured.

@@ -51,9 +51,10 @@ impl Core {
     /// What each queue should come to: its demand within the budgets and the slots that serve it.
     fn set_goals(&mut self, elapsed_ms: u64, now: Now) {
         let names: Vec<QueueName> = self.queues.keys().cloned().collect();
+        let seen = self.seen_by_nodes();
         let mut inputs = BTreeMap::new();
         for name in &names {
-            if let Some(of_queue) = self.inputs_of(name, elapsed_ms) {
+            if let Some(of_queue) = self.inputs_of(name, &seen, elapsed_ms) {
                 inputs.insert(name.to_string(), of_queue);
             }
         }
