@@ -153,9 +153,10 @@ impl QueueState {
             }
             return Reason::Hysteresis;
         }
-        let reachable = self.limit.min((inputs.slots as f64).max(1.0));
+        // Whole jobs: of a limit of 3.9 three can run, and then it is full.
+        let reachable = self.limit.min((inputs.slots as f64).max(1.0)).floor();
         let running = inputs.running as f64;
-        if running >= BUSY * reachable && inputs.ready > 0 && inputs.slots > 0 {
+        if running >= (BUSY * reachable).floor() && inputs.ready > 0 && inputs.slots > 0 {
             let holds = signals.errors_now > ERRORS_ACCEPTED || inputs.overload + inputs.down > 0;
             if holds || since_cut < RAISE_PAUSE_TICKS * inputs.tick_ms {
                 return Reason::Hysteresis;

@@ -203,3 +203,17 @@ fn it_finds_a_knee_and_stays_near_it() {
     assert!((30.0..=42.0).contains(&mean), "mean {mean}: {seen:?}");
     assert!(late.iter().all(|limit| *limit <= 46), "{seen:?}");
 }
+
+/// Of a fraction nothing can run: whatever the limit, a backlog that has all of it in use gets more.
+#[test]
+fn no_limit_is_a_trap_while_jobs_wait() {
+    for tenths in 10..200_u32 {
+        let limit = f64::from(tenths) / 10.0;
+        let mut rule = Rule::at(limit);
+        let mut demand = limit.floor() as u32;
+        for _ in 0..3 {
+            demand = rule.tick(&busy(u64::from(demand))).0;
+        }
+        assert!(demand > limit.floor() as u32, "stuck at {limit}");
+    }
+}
