@@ -9,7 +9,7 @@ use tidegate_tests::demo;
 #[derive(Parser)]
 #[command(name = "demo")]
 struct Args {
-    /// How long jobs arrive
+    /// How long it takes in all
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=3_600))]
     seconds: u64,
     /// A Redis instead of embedded stores: its database and the next one, both empty

@@ -60,8 +60,8 @@ pub const CAPACITY: u32 = 30;
 /// What people write into a config file.
 pub const FIXED: u32 = 25;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// After the last arrival: for what waits to be done.
-const DRAIN_MAX: Duration = Duration::from_secs(20);
+/// Jobs arrive for this share of the time; the rest is for what waits to be done.
+const ARRIVING: f64 = 0.9;
 
 /// Runs both lanes to their end, or until Ctrl-C.
 ///
@@ -69,12 +69,13 @@ const DRAIN_MAX: Duration = Duration::from_secs(20);
 /// What kept it from starting or from writing its answer.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let sandbox = Sandbox::new();
-    let plan = Arc::new(Plan::new(Duration::from_secs(options.seconds)));
+    let whole = Duration::from_secs(options.seconds);
+    let plan = Arc::new(Plan::new(whole.mul_f64(ARRIVING)));
     let mut view = View::new(&plan);
     view.say(&format!(
-        "two lanes, {} jobs each in {} s; capacity {CAPACITY}, half of it from {:.0} s to {:.0} s; a burst of 3x from {:.0} s to {:.0} s",
+        "two lanes, {} jobs each in {:.0} s; capacity {CAPACITY}, half of it from {:.0} s to {:.0} s; a burst of 3x from {:.0} s to {:.0} s",
         plan.arrivals.len(),
-        options.seconds,
+        plan.length.as_secs_f64(),
         plan.slow.start.as_secs_f64(),
         plan.slow.end.as_secs_f64(),
         plan.burst.start.as_secs_f64(),
@@ -95,7 +96,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             let looks = futures_util::future::join_all(lanes.iter().map(Lane::look)).await;
             view.show(&clock, &looks);
             let idle = looks.iter().all(|look| look.open() == 0);
-            if clock.elapsed() > plan.length && (idle || clock.elapsed() > plan.length + DRAIN_MAX) {
+            if clock.elapsed() > plan.length && idle || clock.elapsed() > whole {
                 return;
             }
         }
