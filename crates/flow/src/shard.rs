@@ -22,43 +22,86 @@ pub struct Worker {
 /// One worker's targets, by queue.
 pub type Targets = BTreeMap<usize, u32>;
 
-/// Divides `wanted` (by queue). A queue may get less than wanted where slots are short; never more.
+/// Divides `wanted` (by queue). A queue may get less than wanted where slots are short; never more, and none gets nothing
+/// while another one on the same worker has two.
 pub fn divide(wanted: &[u32], workers: &[Worker]) -> Vec<Targets> {
-    let quotas = quotas(wanted, workers);
-    let mut targets: Vec<Targets> = quotas
+    let nothing = vec![0; wanted.len()];
+    let mut targets: Vec<Targets> = quotas(&nothing, workers)
         .iter()
-        .map(|quotas| {
-            let whole = |(queue, quota): (&usize, &f64)| (*queue, (quota + 1e-9).floor() as u32);
-            quotas.iter().map(whole).collect()
+        .map(|quotas| quotas.keys().map(|queue| (*queue, 0)).collect())
+        .collect();
+    let mut free: Vec<u32> = workers.iter().map(|worker| worker.slots).collect();
+    // One each first: what is divided in proportion leaves small queues with fractions.
+    let floors: Vec<u32> = wanted.iter().map(|wanted| (*wanted).min(1)).collect();
+    deal(
+        &floors,
+        workers,
+        &quotas(&nothing, workers),
+        &mut targets,
+        &mut free,
+    );
+
+    let rest: Vec<u32> = (0..wanted.len())
+        .map(|queue| wanted[queue].saturating_sub(given(queue, &targets)))
+        .collect();
+    let with_room: Vec<Worker> = workers
+        .iter()
+        .zip(&free)
+        .map(|(worker, free)| Worker {
+            slots: *free,
+            ..worker.clone()
         })
         .collect();
-    let mut free: Vec<u32> = workers
-        .iter()
-        .zip(&targets)
-        .map(|(worker, targets)| worker.slots.saturating_sub(targets.values().sum()))
-        .collect();
-    for (queue, wanted) in wanted.iter().enumerate() {
-        let given: u32 = targets.iter().filter_map(|targets| targets.get(&queue)).sum();
-        let mut left = wanted.saturating_sub(given);
-        // Ends: a turn gives at least one slot, or nobody has one.
-        while left > 0 {
-            let turn = turn(queue, workers, &quotas, &targets, &free);
-            if turn.is_empty() {
-                break;
-            }
-            for at in turn.into_iter().take(left as usize) {
-                *targets[at].entry(queue).or_default() += 1;
-                free[at] -= 1;
-                left -= 1;
-            }
+    let mut quotas = quotas(&rest, &with_room);
+    for (at, quotas) in quotas.iter_mut().enumerate() {
+        for (queue, quota) in quotas {
+            let target = targets[at].entry(*queue).or_default();
+            let whole = (*quota + 1e-9).floor() as u32;
+            free[at] = free[at].saturating_sub(whole);
+            // From here on the quota is of everything that it holds.
+            *quota += f64::from(*target);
+            *target += whole;
         }
-        for _ in 0..left {
+    }
+    deal(wanted, workers, &quotas, &mut targets, &mut free);
+    for (queue, wanted) in wanted.iter().enumerate() {
+        for _ in given(queue, &targets)..*wanted {
             if !make_room(queue, workers, &mut targets, &mut free) {
                 break;
             }
         }
     }
     targets
+}
+
+fn given(queue: usize, targets: &[Targets]) -> u32 {
+    targets.iter().filter_map(|targets| targets.get(&queue)).sum()
+}
+
+/// Deals free slots up to what is wanted: one a queue and turn, to those with least first.
+fn deal(
+    wanted: &[u32],
+    workers: &[Worker],
+    quotas: &[BTreeMap<usize, f64>],
+    targets: &mut [Targets],
+    free: &mut [u32],
+) {
+    let mut open: Vec<usize> = (0..wanted.len())
+        .filter(|queue| given(*queue, targets) < wanted[*queue])
+        .collect();
+    // Ends: each turn gives at least one slot, or closes every queue.
+    while !open.is_empty() {
+        open.sort_by_key(|queue| given(*queue, targets));
+        open.retain(|queue| {
+            let Some(at) = turn(*queue, workers, quotas, targets, free).first().copied() else {
+                return false;
+            };
+            let target = targets[at].entry(*queue).or_default();
+            *target += 1;
+            free[at] -= 1;
+            given(*queue, targets) < wanted[*queue]
+        });
+    }
 }
 
 /// One slot more for a queue whose workers are all full: a job of another queue moves on to a worker with room.
@@ -186,7 +229,7 @@ mod tests {
         assert_eq!(one(&divide(&[1], &workers)), [1, 0, 0]);
         workers[2].held.insert(0, 1);
         assert_eq!(one(&divide(&[1], &workers)), [0, 0, 1]);
-        assert_eq!(one(&divide(&[5], &workers)), [2, 2, 1]);
+        assert_eq!(one(&divide(&[5], &workers)), [2, 1, 2]);
     }
 
     #[test]
@@ -196,6 +239,34 @@ mod tests {
         let sum = |queue: usize| targets.iter().filter_map(|t| t.get(&queue)).sum::<u32>();
         assert_eq!((sum(0), sum(1)), (8, 12), "{targets:?}");
         assert!(targets[0].values().sum::<u32>() <= 10);
+    }
+
+    /// Of each case: wanted, slots of workers that serve everything.
+    #[test]
+    fn nobody_is_left_with_nothing_while_another_has_two() {
+        let cases: [(&[u32], &[u32]); 5] = [
+            (&[10, 10, 10, 10, 10, 10], &[4]),
+            (&[1_000, 10], &[20]),
+            (&[1_000, 1], &[64, 64, 64]),
+            (&[10, 10, 10, 10, 10, 10, 10], &[6, 6, 6]),
+            (&[1_000, 1, 1, 1, 1], &[10]),
+        ];
+        for (wanted, slots) in cases {
+            let serves: Vec<usize> = (0..wanted.len()).collect();
+            let workers: Vec<Worker> = slots
+                .iter()
+                .enumerate()
+                .map(|(i, slots)| worker(&i.to_string(), *slots, &serves, &[]))
+                .collect();
+            let targets = divide(wanted, &workers);
+            let sums: Vec<u32> = (0..wanted.len()).map(|queue| given(queue, &targets)).collect();
+            let (least, most) = (sums.iter().min().unwrap(), sums.iter().max().unwrap());
+            assert!(*least > 0 || *most < 2, "{wanted:?} on {slots:?}: {sums:?}");
+            assert_eq!(
+                sums.iter().sum::<u32>(),
+                wanted.iter().sum::<u32>().min(slots.iter().sum())
+            );
+        }
     }
 
     #[test]

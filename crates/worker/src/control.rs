@@ -20,6 +20,8 @@ pub(crate) struct Control {
     report_at_ms: u64,
     /// No alarm before this.
     alarm_at_ms: u64,
+    /// When the targets in force are nobody's word any more.
+    targets_end_ms: Option<u64>,
 }
 
 /// What the link has to do about an event.
@@ -38,6 +40,7 @@ impl Control {
             connected: false,
             report_at_ms: 0,
             alarm_at_ms: 0,
+            targets_end_ms: None,
         }
     }
 
@@ -78,6 +81,8 @@ impl Control {
             ControlEvent::Refused => instruments.controller_refused(),
             ControlEvent::Targets(targets) => {
                 core.set_targets(now_ms, &targets.targets);
+                self.targets_end_ms =
+                    Some(now_ms.saturating_add(targets.ttl_ms)).filter(|_| targets.ttl_ms > 0);
                 self.voice.applied(targets.version);
             }
             ControlEvent::Command(Command::Drain(_)) => {
@@ -96,6 +101,10 @@ impl Control {
 
     /// Reports when it is time, or at once when something is wrong.
     pub(crate) fn tick(&mut self, now_ms: u64, core: &mut Core) {
+        if self.targets_end_ms.is_some_and(|end| now_ms >= end) {
+            self.targets_end_ms = None;
+            core.targets_ended(now_ms);
+        }
         if !self.connected {
             return drop_old(now_ms, core);
         }
@@ -114,11 +123,13 @@ impl Control {
     }
 
     pub(crate) fn wake_at_ms(&self, core: &Core) -> u64 {
-        match (self.connected, core.is_alarming()) {
+        let report_at_ms = match (self.connected, core.is_alarming()) {
             (false, _) => u64::MAX,
             (true, false) => self.report_at_ms,
             (true, true) => self.report_at_ms.min(self.alarm_at_ms),
-        }
+        };
+        self.targets_end_ms
+            .map_or(report_at_ms, |end| report_at_ms.min(end))
     }
 }
 

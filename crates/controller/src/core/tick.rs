@@ -13,7 +13,7 @@ use super::{
     Core,
     caps::{Changed, is_cut},
     explain,
-    facts::Goal,
+    facts::{Goal, Queue},
     model::{Decision, Effect, Now, Order, Role, StreamId},
 };
 
@@ -213,7 +213,7 @@ impl Core {
             })
             .collect();
         let (ids, workers): (Vec<StreamId>, Vec<shard::Worker>) = workers.into_iter().unzip();
-        let divided = shard::divide(&goals, &workers);
+        let divided = self.divide_by_need(&goals, workers);
         let mut sums = vec![0; names.len()];
         for targets in &divided {
             targets.iter().for_each(|(queue, target)| sums[*queue] += target);
@@ -230,6 +230,48 @@ impl Core {
         moved
     }
 
+    /// First what each queue can use now, then the spare by cap: idle queues hold no slots that a busy one could run on.
+    fn divide_by_need(&self, caps: &[u32], workers: Vec<shard::Worker>) -> Vec<shard::Targets> {
+        let usable = |(queue, cap): (&Queue, &u32)| {
+            let jobs = queue.store.running.saturating_add(queue.store.ready);
+            u32::try_from(jobs).unwrap_or(u32::MAX).max(1).min(*cap)
+        };
+        let needs: Vec<u32> = self.queues.values().zip(caps).map(usable).collect();
+        let mut divided = shard::divide(&needs, &workers);
+        let spare: Vec<shard::Worker> = workers
+            .into_iter()
+            .zip(&divided)
+            .map(|(worker, targets)| shard::Worker {
+                slots: worker.slots.saturating_sub(targets.values().sum()),
+                held: worker
+                    .held
+                    .iter()
+                    .map(|(queue, held)| {
+                        (
+                            *queue,
+                            held.saturating_sub(targets.get(queue).copied().unwrap_or(0)),
+                        )
+                    })
+                    .collect(),
+                ..worker
+            })
+            .collect();
+        let got = |queue: usize| {
+            divided
+                .iter()
+                .filter_map(|targets| targets.get(&queue))
+                .sum::<u32>()
+        };
+        let more: Vec<u32> = (0..caps.len())
+            .map(|queue| caps[queue].saturating_sub(got(queue)))
+            .collect();
+        for (targets, more) in divided.iter_mut().zip(shard::divide(&more, &spare)) {
+            more.into_iter()
+                .for_each(|(queue, more)| *targets.entry(queue).or_default() += more);
+        }
+        divided
+    }
+
     fn send_targets(
         &mut self,
         names: &[QueueName],
@@ -242,14 +284,21 @@ impl Core {
             return;
         }
         let mut version = None;
+        let nowhere: Vec<bool> = (0..names.len())
+            .map(|queue| {
+                divided
+                    .iter()
+                    .all(|targets| targets.get(&queue).is_none_or(|target| *target == 0))
+            })
+            .collect();
         for (id, targets) in ids.iter().zip(divided) {
-            // A worker that has not been told of a queue offers its slots: better than a target that nobody decided.
+            // A worker that has not been told of a queue offers its slots: better than a target that nobody decided, and
+            // than one of 0 everywhere because there are more queues than slots.
             let targets: BTreeMap<QueueName, u32> = targets
                 .into_iter()
                 .filter(|(queue, _)| {
-                    self.queues
-                        .get(&names[*queue])
-                        .is_some_and(|queue| queue.is_decided)
+                    let known = self.queues.get(&names[*queue]);
+                    known.is_some_and(|known| known.is_decided && (known.goal.cap == 0 || !nowhere[*queue]))
                 })
                 .map(|(queue, target)| (names[queue].clone(), target))
                 .collect();

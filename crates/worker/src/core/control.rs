@@ -20,6 +20,21 @@ impl Core {
         }
     }
 
+    /// Nobody has repeated the targets: they stay, except that a queue with none gets one. Which worker has slots for it
+    /// was somebody's decision, and that worker may be gone; how many run is the cap's.
+    pub(crate) fn targets_ended(&mut self, now_ms: u64) {
+        let without: Vec<QueueName> = self
+            .permits
+            .usage()
+            .filter(|usage| usage.target == 0)
+            .map(|usage| usage.queue)
+            .collect();
+        for queue in without {
+            self.permits.set_target(&queue, 1);
+            self.limit(now_ms, &queue);
+        }
+    }
+
     pub(crate) fn cancel_leases(&mut self, now_ms: u64, leases: &[v1::LeaseRef]) {
         self.stop_all(now_ms, leases, Cause::Cancelled);
     }

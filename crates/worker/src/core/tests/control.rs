@@ -51,6 +51,18 @@ fn a_target_is_the_next_credit() {
 }
 
 #[test]
+fn a_target_of_none_ends_with_the_word_of_who_gave_it() {
+    let mut core = connected(8);
+    target(&mut core, 10, 0);
+    assert_eq!(credit(&said(&mut core, 10)), Some((0, 0)));
+    core.targets_ended(40_000);
+    assert_eq!(credit(&said(&mut core, 40_000)), Some((1, 0)));
+    target(&mut core, 40_000, 5);
+    core.targets_ended(80_000);
+    assert_eq!(queue_report(&core, 80_000).target, 5, "others stay");
+}
+
+#[test]
 fn overload_halves_the_credit_for_a_second() {
     let mut core = connected(8);
     run(&mut core, 100, 1..2, &failing(FailureClass::Overload));
