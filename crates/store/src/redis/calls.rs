@@ -5,12 +5,18 @@ use std::{
     sync::Mutex,
 };
 
-use deadpool_redis::redis::cmd;
 use futures_util::future::join_all;
 use tidegate_protocol::domain::{JobId, LeaseRef, LocalId, QueueName};
 use uuid::Uuid;
 
-use super::{RedisStore, blob::number, keys, link::Link, operations::Operation, reply::Reply};
+use super::{
+    RedisStore,
+    blob::number,
+    keys,
+    link::Link,
+    operations::{self, Operation},
+    reply::Reply,
+};
 use crate::{StoreError, StoreResult};
 
 /// About a millisecond or two of the server.
@@ -80,12 +86,10 @@ impl KnownQueues {
         if new.is_empty() {
             return Ok(());
         }
-        let mut command = cmd("ZADD");
-        command.arg(keys::QUEUES);
-        for name in &new {
-            command.arg(0).arg(name.as_str());
+        let names: Vec<_> = new.iter().map(|name| name.as_str().as_bytes().to_vec()).collect();
+        for piece in names.chunks(ITEMS_PER_PIECE) {
+            link.run(operations::ENTER, keys::QUEUES, piece).await?;
         }
-        link.command(&command).await?;
         self.lock().names.extend(new);
         Ok(())
     }
@@ -161,7 +165,11 @@ impl RedisStore {
                 let mut answers = Vec::with_capacity(indexes.len());
                 for piece in pieces {
                     let piece: Vec<&T> = piece.iter().map(|&i| &items[i]).collect();
-                    answers.extend(self.piece(queue, &piece, batch).await);
+                    // A server that does not answer is not waited for once a piece.
+                    answers.extend(match is_silent(&answers) {
+                        true => same(&piece, StoreError::Unavailable("not sent".to_owned())),
+                        false => self.piece(queue, &piece, batch).await,
+                    });
                 }
                 (indexes, answers)
             }
@@ -206,6 +214,13 @@ impl RedisStore {
             Err(error) => same(piece, error),
         }
     }
+}
+
+fn is_silent<R>(answers: &[StoreResult<R>]) -> bool {
+    matches!(
+        answers.last(),
+        Some(Err(StoreError::Unknown(_) | StoreError::Unavailable(_)))
+    )
 }
 
 fn same<T, R>(piece: &[&T], error: StoreError) -> Vec<StoreResult<R>> {

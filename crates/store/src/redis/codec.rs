@@ -228,7 +228,10 @@ pub(super) fn place(cursor: Option<&str>) -> StoreResult<(u64, u64)> {
             .split_once(':')
             .and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)))
     };
-    parse().ok_or_else(|| StoreError::Invalid("unknown page token".to_owned()))
+    let number = |n: &u64| *n == blob::number(*n);
+    parse()
+        .filter(|(a, b)| number(a) && number(b))
+        .ok_or_else(|| StoreError::Invalid("unknown page token".to_owned()))
 }
 
 pub(super) fn page(queue: &QueueName, reply: Reply) -> StoreResult<JobPage> {

@@ -22,7 +22,7 @@ use super::{
 use crate::{OpenError, StoreError, StoreResult};
 
 /// The client's own default of 500 ms is less than a busy server may take.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Each link takes one connection out of the pool, and another one after that broke.
 const POOL_SIZE: usize = 8;

@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::{link::Link, server::Server};
-use crate::{Clock, OpenError, wake::Events};
+use crate::{AnchoredClock, Clock, OpenError, wake::Events};
 
 #[derive(Clone, Default)]
 pub struct RedisOptions {
@@ -42,6 +42,9 @@ pub struct RedisStore {
     leases: Link,
     admin: Link,
     clock: Option<Arc<dyn Clock>>,
+    /// The server's clock at the last pulse, and this process's.
+    clock_seen: Mutex<Option<(u64, u64)>>,
+    here: AnchoredClock,
     /// Queues whose names are known to be in [`keys::QUEUES`].
     queues: calls::KnownQueues,
     server: Mutex<Server>,
@@ -64,6 +67,8 @@ impl RedisStore {
             leases: Link::new(pool),
             admin,
             clock: options.clock,
+            clock_seen: Mutex::default(),
+            here: AnchoredClock::starting_at_least(0),
             queues: calls::KnownQueues::default(),
             server: Mutex::new(server),
             events,

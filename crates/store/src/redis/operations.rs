@@ -51,6 +51,7 @@ operations! {
     LIST = "list",
     STATS = "stats",
     PULSE = "pulse",
+    ENTER = "enter",
 }
 
 /// The text that the server loads.
@@ -74,8 +75,8 @@ impl Operation {
     /// Its entry in the table of operations.
     fn made(self) -> String {
         let (_, text) = self.text.split_once('\n').unwrap_or_default();
-        // The pulse is about no queue.
-        let begin = if self.name == PULSE.name {
+        // These are about no queue.
+        let begin = if [PULSE.name, ENTER.name].contains(&self.name) {
             "KEYS, ARGV = keys, args"
         } else {
             "begin(keys, args)"

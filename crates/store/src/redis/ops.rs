@@ -7,12 +7,14 @@ use super::{
     RedisStore, blob,
     calls::uuid_bytes,
     codec::{corrupt, grants},
-    keys, operations, policy,
+    keys,
+    link::RESPONSE_TIMEOUT,
+    operations, policy,
     reply::Reply,
     server,
 };
 use crate::{
-    CapAnswer, CapOrder, Grants, ITEMS_PER_CALL_MAX, LeaseRequest, QueueRecord, Reclaim, Reclaimed,
+    CapAnswer, CapOrder, Clock, Grants, ITEMS_PER_CALL_MAX, LeaseRequest, QueueRecord, Reclaim, Reclaimed,
     StoreResult,
 };
 
@@ -24,6 +26,7 @@ impl RedisStore {
     pub(super) async fn lease_one(&self, request: &LeaseRequest) -> StoreResult<Grants> {
         let mut args = self.args();
         args.text(ITEMS_PER_CALL_MAX);
+        args.text(self.not_after().map(|ms| ms.to_string()).unwrap_or_default());
         for want in &request.wants {
             args.bytes(
                 [
@@ -168,6 +171,14 @@ impl RedisStore {
             == 1)
     }
 
+    /// When the answer to a call sent now will not be waited for any more, by the store's clock as far as it is known.
+    fn not_after(&self) -> Option<u64> {
+        let seen = (*self.clock_seen.lock().expect("nothing panics under this lock"))?;
+        let (store_ms, here_ms) = seen;
+        let elapsed = self.here.now_ms().saturating_sub(here_ms);
+        Some(store_ms + elapsed + RESPONSE_TIMEOUT.as_millis() as u64)
+    }
+
     /// The one call that is not about a queue.
     pub(super) async fn beat(&self) -> StoreResult<(u64, String, u64)> {
         let mut args = self.args();
@@ -178,7 +189,12 @@ impl RedisStore {
             .await?
             .fixed()?;
         let incarnation = String::from_utf8_lossy(&incarnation.bytes()?).into_owned();
-        Ok((clock.number()?, incarnation, watermark.number()?))
+        let clock_ms = clock.number()?;
+        if self.clock.is_none() {
+            let seen = Some((clock_ms, self.here.now_ms()));
+            *self.clock_seen.lock().expect("nothing panics under this lock") = seen;
+        }
+        Ok((clock_ms, incarnation, watermark.number()?))
     }
 
     pub(super) async fn enter(&self, names: impl Iterator<Item = &QueueName>) -> StoreResult<()> {

@@ -96,8 +96,8 @@ fn run_id(info: &str) -> String {
 }
 
 async fn info(link: &Link) -> StoreResult<String> {
-    let mut command = cmd("INFO");
-    command.arg("server").arg("memory").arg("persistence");
+    // All sections: a server before 7.0, which is to be told so, takes no list of them.
+    let command = cmd("INFO");
     Ok(String::from_utf8_lossy(&link.command(&command).await?.bytes()?).into_owned())
 }
 
@@ -110,9 +110,11 @@ async fn synced(link: &Link) -> StoreResult<Durability> {
         Err(StoreError::Unavailable(_) | StoreError::Corrupt(_)) => Vec::new(),
         Err(error) => return Err(error),
     };
-    Ok(match values.iter().any(|value| value == "always") {
-        true => Durability::Fsync,
-        false => Durability::EverySecond,
+    Ok(match values.last().map(String::as_str) {
+        Some("always") => Durability::Fsync,
+        // The system writes when it likes, half a minute later perhaps.
+        Some("no") => Durability::Snapshot,
+        _ => Durability::EverySecond,
     })
 }
 

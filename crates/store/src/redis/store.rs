@@ -243,8 +243,9 @@ impl JobStore for RedisStore {
 
     async fn pulse(&self) -> StoreResult<Pulse> {
         let (clock_ms, incarnation, watermark_ms) = self.beat().await?;
-        self.queues.belong_to(&incarnation);
         let server = self.seen().await?;
+        // A server that restarted may have lost names that it had acknowledged.
+        self.queues.belong_to(&format!("{incarnation} {}", server.run_id));
         Ok(Pulse {
             clock_ms,
             incarnation,

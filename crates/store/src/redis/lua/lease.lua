@@ -3,7 +3,8 @@
 --
 -- KEYS[1], ARGV[1]  see lib.lua
 -- ARGV[2]           grants in this call at most
--- ARGV[3..]         of each want: session and incarnation (16 bytes each) in one text, jobs at most
+-- ARGV[3]           the time after which nobody waits for the answer, or empty: then nothing is granted
+-- ARGV[4..]         of each want: session and incarnation (16 bytes each) in one text, jobs at most
 -- returns           {1 = unmet, time, policy or nil, then of each grant: index of its want from 0, id, blob}
 
 -- Jobs that run at most: in all, and of them retries. Without a cap record a queue that costs a resource has none.
@@ -27,7 +28,7 @@ local slots = {[0] = slot_count(0), [1] = slot_count(1)}
 
 -- The next job that may be leased: the lanes take turns, and one that is empty or full passes.
 local function take_ready(ahead)
-  while slots[0] + slots[1] < cap and bytes <= BYTES_MAX do
+  while slots[0] + slots[1] < cap do
     local lane = record.turn
     local job = (lane == 0 or slots[1] < retry_cap) and head(lane, ahead)
     if not job then
@@ -43,12 +44,11 @@ local function take_ready(ahead)
     end
     change(job, false, expired)
   end
-  tired = tired or bytes > BYTES_MAX
 end
 
 create()
 local wants, room, wanted = {}, {}, 0
-for i = 3, #ARGV, 2 do
+for i = 4, #ARGV, 2 do
   wants[#wants + 1] = ARGV[i]
   room[#room + 1] = tonumber(ARGV[i + 1])
   wanted = wanted + room[#room]
@@ -56,6 +56,8 @@ end
 local until_text = string.format('%.0f', NOW + policy.lease_ttl_ms)
 local answer = {0, NOW, call('HGET', META, 'policy')}
 local granted, next_want, most = 0, 1, min(wanted, tonumber(ARGV[2]))
+-- A server that stalled works off what its callers have given up on: such jobs would run with nobody.
+if NOW > (tonumber(ARGV[3]) or math.huge) then most = 0 end
 while granted < most do
   local job = take_ready(most - granted)
   if not job then break end

@@ -146,7 +146,8 @@ end
 local function key_of(job) return sub(job.blob, HEAD_BYTES + 1, HEAD_BYTES + job[KEY_LEN]) end
 
 -- id -> job; false = there is none.
-local jobs, bytes
+-- `bytes`: of what is held; `bytes_read`: of everything that this call has read.
+local jobs, bytes, bytes_read
 -- id -> blob of a job that this call has entered.
 local fresh
 
@@ -168,7 +169,7 @@ local function load(ids)
   for i = 1, #missing do
     if blobs[i] then
       jobs[missing[i]] = parse(missing[i], blobs[i])
-      bytes = bytes + #blobs[i]
+      bytes, bytes_read = bytes + #blobs[i], bytes_read + #blobs[i]
     end
   end
 end
@@ -285,7 +286,7 @@ local function begin(keys, args)
   name_keys(KEYS[1])
   read_time()
   read_record()
-  counts = nil
+  counts, bytes_read = nil, 0
   let_go()
   reset_names()
   reset_index()

@@ -8,6 +8,8 @@
 
 local state, limit, first, second = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local found = {}
+-- Entries looked at in one call: stale ones are many where jobs were cancelled, and others wait for the server.
+local looked, LOOKED_MAX = 0, 2000
 
 local function summary(job)
   local blob = job.blob
@@ -19,13 +21,16 @@ local function keep(job, until_ms)
   found[#found + 1] = job.id
   found[#found + 1] = summary(job)
   found[#found + 1] = until_ms
+  -- What is listed has no payload; do not keep those that were read for it.
+  jobs[job.id] = nil
 end
 
 -- Lane by lane (`first`), from an offset (`second`): the members of `read(lane, start, stop)`, those that `take` takes.
 local function by_lane(read, length, take)
-  while #found < 3 * limit and first <= 1 do
+  while #found < 3 * limit and first <= 1 and looked < LOOKED_MAX do
     local members = read(first, second, second + limit - #found / 3 - 1)
     for i = 1, #members do take(members[i], first) end
+    looked = looked + #members
     second = second + #members
     if #members == 0 then first, second = first + 1, 0 end
   end
@@ -44,8 +49,10 @@ end
 
 local function scheduled()
   local ids = call('ZRANGE', SCHEDULED_SET, first, first + limit - 1)
-  load(ids)
-  for i = 1, #ids do keep(jobs[ids[i]], 0) end
+  for i = 1, #ids do
+    local job = job_of(ids[i])
+    if job then keep(job, 0) end
+  end
   first = first + #ids
   return first < call('ZCARD', SCHEDULED_SET)
 end
@@ -64,7 +71,8 @@ local function ended()
     else
       id, a = awaited[a], a + 2
     end
-    keep(job_of(id), 0)
+    local job = job_of(id)
+    if job then keep(job, 0) end
   end
   first, second = first + (k - 1) / 2, second + (a - 1) / 2
   return first < call('ZCARD', sets[1]) or second < call('ZCARD', sets[2])

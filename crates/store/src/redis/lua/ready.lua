@@ -20,6 +20,10 @@ local function head(lane, ahead)
   while stale < STALE_MAX do
     if list.at > #list.entries then
       if list.ended then return nil end
+      if bytes > BYTES_MAX then
+        tired = true
+        return nil
+      end
       local n = min(ahead, list.size)
       list.entries, list.at = call('LRANGE', READY_LIST[lane], list.popped, list.popped + n - 1), 1
       list.ended = #list.entries < n

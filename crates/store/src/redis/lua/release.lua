@@ -12,7 +12,7 @@ local bye, seed, limit = ARGV[3] == '1', tonumber(ARGV[4]), tonumber(ARGV[5])
 local keep_slot = not bye and policy.costs == 1
 local given = 0
 
-while given < limit and bytes <= BYTES_MAX do
+while given < limit and bytes_read <= BYTES_MAX do
   local n = min(limit - given, LOAD_MAX)
   local entries, ids = call('ZRANGE', session_set(ARGV[2]), 0, n - 1), {}
   for i = 1, #entries do ids[i] = sub(entries[i], 1, 16) end

@@ -27,6 +27,10 @@ local function due(key, apply)
       if job and job[STATE] < RUNNING then change(job, false, apply) else put(key, piece[i], false) end
     end
     flush()
+    if bytes_read > BYTES_MAX then
+      more = true
+      return min(start + LOAD_MAX - 1, #ids)
+    end
   end
   return noted(#ids)
 end
@@ -60,6 +64,10 @@ local function take_back()
       reclaimed = reclaimed + 1
     end
     if i % LOAD_MAX == 0 then flush() end
+    if bytes_read > BYTES_MAX then
+      more = true
+      break
+    end
   end
   flush()
   return reclaimed, ghosts
