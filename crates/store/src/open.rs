@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Display,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -26,15 +27,42 @@ pub enum OpenError {
     /// It answers, but must not be used as it is.
     #[error("{0}")]
     Unsuitable(String),
-    #[error("{} is in use by another process: stop that one, or choose another file", .0.display())]
-    Locked(PathBuf),
+    #[error("{} is in use by {}: stop that one, or choose another file", path.display(), owner(*pid))]
+    Locked { path: PathBuf, pid: Option<u32> },
+    #[error("{} is not a job store: {why}; choose another file", path.display())]
+    NotAStore { path: PathBuf, why: String },
+    #[error(
+        "{} was written by a newer version (its tables are version {version}, this one knows {known}): start that \
+         version, or restore a copy from before the upgrade", path.display()
+    )]
+    Newer {
+        path: PathBuf,
+        version: usize,
+        known: usize,
+    },
+    #[error(
+        "{} is damaged: {why}; restore a copy, or save what can be read with `sqlite3 {} .recover | sqlite3 NEW_FILE`",
+        path.display(), path.display()
+    )]
+    Damaged { path: PathBuf, why: String },
     #[error("cannot read {what}: {why}; is it a Tidegate store, and not of a newer version?")]
     Unreadable { what: String, why: String },
     #[error("cannot use {}: {error}", path.display())]
     Io { path: PathBuf, error: String },
 }
 
+fn owner(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+}
+
 impl OpenError {
+    pub(crate) fn io(path: &Path, error: &io::Error) -> Self {
+        Self::Io {
+            path: path.to_owned(),
+            error: error.to_string(),
+        }
+    }
+
     pub(crate) fn unreadable(path: &Path, why: &impl Display) -> Self {
         Self::Unreadable {
             what: path.display().to_string(),

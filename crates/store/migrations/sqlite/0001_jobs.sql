@@ -1,26 +1,64 @@
--- The embedded job store's file. State lives in the process; these rows are what it is rebuilt from.
+-- The embedded job store's file. State lives in the process; these rows are what it is rebuilt from, so nothing is looked
+-- up but by the number that a row was given when it was new: new rows go to the end, old ones leave from the front.
+-- Numbers are <queue> * 2^40 + <n-th of the queue>.
 
 CREATE TABLE store (
     name  TEXT PRIMARY KEY,
     value TEXT NOT NULL
 ) WITHOUT ROWID;
 
--- A queue's policy, cap and totals as JSON.
+-- record: policy, cap, pause and hold as JSON.
 CREATE TABLE queues (
-    id   INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,
-    meta TEXT NOT NULL
+    id              INTEGER PRIMARY KEY,
+    name            TEXT    NOT NULL UNIQUE,
+    record          TEXT    NOT NULL,
+    turn            INTEGER NOT NULL,
+    submitted_total INTEGER NOT NULL,
+    succeeded_total INTEGER NOT NULL,
+    dead_total      INTEGER NOT NULL
 );
 
--- body: everything but the payload, as JSON; position: place in the ready list.
+-- As submitted, written once. A job without progress waits: ready at its position, or scheduled if it has none.
 CREATE TABLE jobs (
-    queue    INTEGER NOT NULL,
-    local    BLOB    NOT NULL,
-    position INTEGER,
-    body     TEXT    NOT NULL,
-    payload  BLOB    NOT NULL,
-    PRIMARY KEY (queue, local)
-) WITHOUT ROWID;
+    id           INTEGER PRIMARY KEY,
+    local        BLOB    NOT NULL,
+    payload_hash BLOB    NOT NULL,
+    key          TEXT,
+    headers      TEXT,
+    traceparent  TEXT,
+    tracestate   TEXT,
+    want_result  INTEGER NOT NULL,
+    created_ms   INTEGER NOT NULL,
+    due_ms       INTEGER NOT NULL,
+    deadline_ms  INTEGER NOT NULL,
+    position     INTEGER,
+    payload      BLOB    NOT NULL
+);
+
+-- What has become of it since.
+CREATE TABLE progress (
+    job             INTEGER PRIMARY KEY,
+    state           INTEGER NOT NULL,
+    lane            INTEGER NOT NULL,
+    position        INTEGER,
+    attempts        INTEGER NOT NULL,
+    losses          INTEGER NOT NULL,
+    blamed          BLOB,
+    releases        INTEGER NOT NULL,
+    fence           INTEGER NOT NULL,
+    due_ms          INTEGER NOT NULL,
+    ran_ms          INTEGER NOT NULL,
+    deadline_ms     INTEGER NOT NULL,
+    finished_ms     INTEGER NOT NULL,
+    session         BLOB,
+    incarnation     BLOB,
+    until_ms        INTEGER,
+    settled_fence   INTEGER,
+    settled_outcome INTEGER,
+    error           TEXT    NOT NULL,
+    reason          TEXT    NOT NULL,
+    result          BLOB    NOT NULL
+);
 
 -- Slots that stay counted although their lease is nobody's any more.
 CREATE TABLE ghosts (
@@ -32,14 +70,21 @@ CREATE TABLE ghosts (
     PRIMARY KEY (queue, local, fence)
 ) WITHOUT ROWID;
 
--- Idempotency keys (request = 0) and request ids (request = 1).
+-- Idempotency keys of jobs that have ended. A live job's key stands with the job.
 CREATE TABLE keys (
-    queue      INTEGER NOT NULL,
-    request    INTEGER NOT NULL,
-    key        TEXT    NOT NULL,
-    local      BLOB    NOT NULL,
-    hash       BLOB    NOT NULL,
-    ended      INTEGER NOT NULL,
-    expires_ms INTEGER NOT NULL,
-    PRIMARY KEY (queue, request, key)
-) WITHOUT ROWID;
+    id           INTEGER PRIMARY KEY,
+    key          TEXT    NOT NULL,
+    local        BLOB    NOT NULL,
+    payload_hash BLOB    NOT NULL,
+    ended        INTEGER NOT NULL,
+    expires_ms   INTEGER NOT NULL
+);
+
+CREATE TABLE request_ids (
+    id           INTEGER PRIMARY KEY,
+    key          TEXT    NOT NULL,
+    local        BLOB    NOT NULL,
+    payload_hash BLOB    NOT NULL,
+    ended        INTEGER NOT NULL,
+    expires_ms   INTEGER NOT NULL
+);

@@ -89,21 +89,21 @@ impl History {
         self.of(state).remove(&(finished_ms, local));
     }
 
-    /// Newest first, awaited ones included.
-    pub fn newest_first(&self, state: JobState) -> Vec<LocalId> {
+    /// Newest first and awaited ones included: up to `limit` that ended at or before a moment, ties by id.
+    pub fn newest_first(&self, state: JobState, from: (u64, LocalId), limit: usize) -> Vec<(u64, LocalId)> {
         let kept = match state {
             JobState::Succeeded => &self.succeeded,
             JobState::Cancelled => &self.cancelled,
             JobState::Expired => &self.expired,
             _ => &self.dead,
         };
-        let awaited = self
-            .awaited
-            .iter()
-            .filter(|(_, _, ended)| *ended == state)
-            .map(|&(at, local, _)| (at, local));
-        let mut all: Vec<_> = kept.iter().copied().chain(awaited).collect();
-        all.sort_unstable_by(|a, b| b.cmp(a));
-        all.into_iter().map(|(_, local)| local).collect()
+        let awaited = self.awaited.range(..=(from.0, from.1, JobState::Expired)).rev();
+        let awaited = awaited.filter(|(_, _, ended)| *ended == state);
+        let awaited = awaited.map(|&(at, local, _)| (at, local)).take(limit);
+        let mut newest: Vec<_> = kept.range(..=from).rev().copied().take(limit).collect();
+        newest.extend(awaited);
+        newest.sort_unstable_by(|a, b| b.cmp(a));
+        newest.truncate(limit);
+        newest
     }
 }

@@ -1,13 +1,35 @@
 //! What changed, for a store that keeps its state somewhere beside this process.
 
-use std::collections::HashSet;
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
-use tidegate_protocol::domain::{CapRecord, Job, Lane, LocalId, Policy, QueueName, Version};
+use bytes::Bytes;
+use tidegate_protocol::domain::{
+    CapRecord, Incarnation, Job, JobState, Lane, Lease, LocalId, Policy, QueueName, Settled, Version,
+};
 use uuid::Uuid;
 
-use super::{KeyEntry, Queue, State, queue::Slot};
+use super::{
+    Queue, State, keys,
+    keys::KeyEntry,
+    queue::{Counters, Kept},
+    slots::Slot,
+};
 use crate::{Durability, StoreResult};
+
+/// What an operation asks of the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// It only looks.
+    Nothing,
+    /// It changes what is there: the journal goes on with these as long as it can.
+    Change,
+    /// It brings something new, which a journal that is nearly full refuses.
+    Room,
+}
 
 /// Keeps changes. `append` is called under the state's lock, so in the order of the changes; `kept` answers when
 /// everything up to a ticket is as durable as the journal makes it.
@@ -17,7 +39,9 @@ pub trait Journal: Send + Sync + 'static {
     const KEEPS: bool;
 
     /// Refuses operations while earlier changes could not be kept: the state must not run ahead of what is durable.
-    fn check(&self) -> StoreResult<()>;
+    fn check(&self, need: Need) -> StoreResult<()>;
+    /// Takes changes; the ticket of everything so far, also when nothing is new: an answer that rests on somebody
+    /// else's change must not leave before that is kept.
     fn append(&self, changes: Changes) -> u64;
     async fn kept(&self, ticket: u64) -> StoreResult<()>;
     /// Time as the store has seen it; may be kept coarsely.
@@ -45,7 +69,7 @@ impl Default for Nowhere {
 impl Journal for Nowhere {
     const KEEPS: bool = false;
 
-    fn check(&self) -> StoreResult<()> {
+    fn check(&self, _: Need) -> StoreResult<()> {
         Ok(())
     }
 
@@ -79,58 +103,105 @@ impl Journal for Nowhere {
 /// Which parts of a queue changed since they were last taken.
 #[derive(Default)]
 pub(crate) struct Touched {
-    pub jobs: HashSet<LocalId>,
-    /// Jobs that are new.
-    pub entered: HashSet<LocalId>,
+    /// By number.
+    pub jobs: BTreeMap<u64, LocalId>,
+    /// Numbers of jobs that are new.
+    pub entered: HashSet<u64>,
     pub slots: HashSet<Slot>,
-    /// The queue's record as it was last taken.
-    meta: Option<Meta>,
+    /// Policy, cap, pause or hold.
+    pub record: bool,
+    /// As they were last taken; `None`: nothing of this queue is kept yet.
+    counters: Option<Counters>,
+    /// Ghosts that are kept.
+    ghosts: HashSet<Slot>,
 }
 
-/// A queue's record and totals.
+/// A queue's policy, cap and what else people and controllers say about it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Meta {
-    pub policy: Policy,
+pub struct Record {
+    pub policy: Arc<Policy>,
     pub policy_version: Option<Version>,
     pub cap: Option<CapRecord>,
     pub paused: bool,
-    pub turn: Lane,
     pub hold_until_ms: u64,
-    pub submitted_total: u64,
-    pub succeeded_total: u64,
-    pub dead_total: u64,
 }
 
-/// A job as it is now; `None` = gone.
+/// Of a job, what changes after its submit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Progress {
+    pub state: JobState,
+    pub lane: Lane,
+    /// In its ready list.
+    pub position: Option<u64>,
+    pub attempts: u32,
+    pub losses: u32,
+    pub loss_incarnation: Option<Incarnation>,
+    pub releases: u32,
+    pub fence: u64,
+    pub due_ms: u64,
+    pub ran_ms: u64,
+    pub deadline_ms: u64,
+    pub finished_ms: u64,
+    pub lease: Option<Lease>,
+    pub settled: Option<Settled>,
+    pub error: String,
+    pub reason: String,
+    pub result: Bytes,
+}
+
+impl Progress {
+    fn of(kept: &Kept) -> Self {
+        let job = &kept.job;
+        Self {
+            state: job.state,
+            lane: job.lane,
+            position: kept.position,
+            attempts: job.attempts,
+            losses: job.losses,
+            loss_incarnation: job.loss_incarnation,
+            releases: job.releases,
+            fence: job.fence,
+            due_ms: job.due_ms,
+            ran_ms: job.ran_ms,
+            deadline_ms: job.deadline_ms,
+            finished_ms: job.finished_ms,
+            lease: job.lease.clone(),
+            settled: job.settled,
+            error: job.error.clone(),
+            reason: job.reason.clone(),
+            result: job.result.clone(),
+        }
+    }
+
+    /// Nothing has happened to the job but time: it waits as it was submitted.
+    pub fn is_untouched(&self) -> bool {
+        self.fence == 0 && !self.state.is_terminal()
+    }
+}
+
+/// A job as it is now.
 #[derive(Clone, Debug)]
 pub struct JobChange {
-    pub local: LocalId,
-    pub now: Option<Job>,
-    /// Its place in the ready list.
-    pub position: Option<u64>,
-    /// It was entered since the last time: nothing of it is kept yet.
-    pub entered: bool,
+    pub number: u64,
+    /// What was submitted, if nothing of the job is kept yet.
+    pub entered: Option<Box<Job>>,
+    /// `None` = gone.
+    pub now: Option<Box<Progress>>,
 }
 
-/// A slot whose lease is nobody's: (lane, until); `None` = there is no such ghost (any more).
+/// A slot whose lease is nobody's: (lane, until); `None` = there is no such ghost any more.
 pub type GhostChange = (Slot, Option<(Lane, u64)>);
-
-/// An idempotency key (`request` = false) or request id, and what it means now.
-#[derive(Clone, Debug)]
-pub struct KeyChange {
-    pub request: bool,
-    pub key: String,
-    pub(crate) now: Option<KeyEntry>,
-}
 
 /// What changed in one queue.
 #[derive(Clone, Debug)]
 pub struct QueueChange {
     pub queue: QueueName,
-    pub meta: Option<Meta>,
+    pub record: Option<Record>,
+    pub counters: Option<Counters>,
     pub jobs: Vec<JobChange>,
     pub ghosts: Vec<GhostChange>,
-    pub keys: Vec<KeyChange>,
+    /// Idempotency keys and request ids, by number.
+    pub(crate) keys: [Vec<(u64, keys::Kept)>; 2],
 }
 
 #[derive(Clone, Debug, Default)]
@@ -143,17 +214,13 @@ impl Changes {
 }
 
 impl Queue {
-    fn meta(&self) -> Meta {
-        Meta {
+    fn record(&self) -> Record {
+        Record {
             policy: self.policy.clone(),
             policy_version: self.policy_version,
             cap: self.cap,
             paused: self.paused,
-            turn: self.turn,
             hold_until_ms: self.hold_until_ms,
-            submitted_total: self.submitted_total,
-            succeeded_total: self.succeeded_total,
-            dead_total: self.dead_total,
         }
     }
 
@@ -162,86 +229,99 @@ impl Queue {
         let jobs = std::mem::take(&mut self.touched.jobs);
         let entered = std::mem::take(&mut self.touched.entered);
         let slots = std::mem::take(&mut self.touched.slots);
-        let mut keys = key_changes(false, self.keys.take_touched());
-        keys.extend(key_changes(true, self.request_ids.take_touched()));
+        let keys = [self.keys.take_touched(), self.request_ids.take_touched()];
+        let record = std::mem::take(&mut self.touched.record);
         if !keep {
             return;
         }
-        let meta = Some(self.meta()).filter(|meta| self.touched.meta.as_ref() != Some(meta));
-        if let Some(meta) = &meta {
-            self.touched.meta = Some(meta.clone());
-        }
-        if meta.is_none() && jobs.is_empty() && slots.is_empty() && keys.is_empty() {
+        let counters = Some(self.counters).filter(|now| self.touched.counters != Some(*now));
+        let is_new = self.touched.counters.is_none();
+        self.touched.counters = Some(self.counters);
+        let job_change = |(number, local)| {
+            let kept = self.jobs.get(&local).filter(|kept| kept.number == number);
+            let new = kept.filter(|_| entered.contains(&number));
+            JobChange {
+                number,
+                entered: new.map(|kept| Box::new(kept.job.clone())),
+                now: kept.map(|kept| Box::new(Progress::of(kept))),
+            }
+        };
+        let jobs: Vec<_> = jobs.into_iter().map(job_change).collect();
+        let ghosts: Vec<_> = slots
+            .into_iter()
+            .filter_map(|slot| self.ghost_change(slot))
+            .collect();
+        let record = (record || is_new).then(|| self.record());
+        let parts = [jobs.len(), ghosts.len(), keys[0].len(), keys[1].len()];
+        if record.is_none() && counters.is_none() && parts == [0; 4] {
             return;
         }
-        let job_change = |local| JobChange {
-            local,
-            now: self.jobs.get(&local).cloned(),
-            position: self.ready.iter().find_map(|list| list.position(local)),
-            entered: entered.contains(&local),
-        };
-        let jobs = jobs.into_iter().map(job_change).collect();
-        let ghosts = slots.into_iter().map(|slot| (slot, self.ghost(slot))).collect();
         changes.0.push(QueueChange {
             queue: self.name.clone(),
-            meta,
+            record,
+            counters,
             jobs,
             ghosts,
             keys,
         });
     }
 
-    fn ghost(&self, slot: Slot) -> Option<(Lane, u64)> {
-        let lane = |index: usize| if index == 0 { Lane::First } else { Lane::Retry };
+    /// Ghosts are few among the slots that change: one that never was kept needs no removal.
+    fn ghost_change(&mut self, slot: Slot) -> Option<GhostChange> {
         let held = self
-            .jobs
-            .get(&slot.0)
+            .job(slot.0)
             .is_some_and(|job| job.lease.is_some() && job.fence == slot.1);
-        let mut sets = self.slots.iter().enumerate();
-        sets.find_map(|(i, set)| set.get(&slot).map(|until| (lane(i), *until)))
-            .filter(|_| !held)
+        let until = |lane: Lane| Some((lane, self.slots[lane.index()].until(&slot)?));
+        let ghost = until(Lane::First)
+            .or_else(|| until(Lane::Retry))
+            .filter(|_| !held);
+        match ghost {
+            Some(_) => self.touched.ghosts.insert(slot).then_some((slot, ghost)),
+            None => self.touched.ghosts.remove(&slot).then_some((slot, None)),
+        }
     }
-}
-
-fn key_changes(request: bool, touched: Vec<(String, Option<KeyEntry>)>) -> Vec<KeyChange> {
-    touched
-        .into_iter()
-        .map(|(key, now)| KeyChange { request, key, now })
-        .collect()
 }
 
 /// Rebuilding a state from what was kept: records first, then jobs, ghosts and keys in any order.
 impl State {
-    pub(crate) fn restore_queue(&mut self, name: QueueName, meta: Meta) {
+    pub(crate) fn restore_queue(&mut self, name: QueueName, record: Record, counters: Counters) {
         let mut queue = Queue::new(name.clone());
-        queue.touched.meta = Some(meta.clone());
-        queue.policy = meta.policy;
-        queue.policy_version = meta.policy_version;
-        queue.cap = meta.cap;
-        queue.paused = meta.paused;
-        queue.turn = meta.turn;
-        queue.hold_until_ms = meta.hold_until_ms;
-        queue.submitted_total = meta.submitted_total;
-        queue.succeeded_total = meta.succeeded_total;
-        queue.dead_total = meta.dead_total;
+        queue.touched.counters = Some(counters);
+        queue.policy = record.policy;
+        queue.policy_version = record.policy_version;
+        queue.cap = record.cap;
+        queue.paused = record.paused;
+        queue.hold_until_ms = record.hold_until_ms;
+        queue.counters = counters;
         self.queues.insert(name, queue);
     }
 }
 
 impl Queue {
-    pub(crate) fn restore_job(&mut self, job: Job, position: Option<u64>) {
+    pub(crate) fn restore_job(&mut self, job: Job, number: u64, position: Option<u64>) {
         let local = job.id.local;
-        self.reindex(&job, position);
+        let mut kept = Box::new(Kept {
+            job,
+            number,
+            position,
+        });
+        self.reindex(&mut kept);
+        self.touched.jobs.clear();
+        self.next_number = self.next_number.max(number + 1);
+        let job = &kept.job;
         if job.state.is_terminal() {
             self.history
                 .restore(local, job.state, job.want_result, job.finished_ms);
+        } else if let Some(key) = &job.idempotency_key {
+            // A live job's key is kept with the job.
+            self.keys.put(key, local, job.payload_hash, 0);
         }
-        self.jobs.insert(local, job);
-        self.touched.jobs.clear();
+        self.jobs.insert(local, kept);
     }
 
     pub(crate) fn restore_ghost(&mut self, slot: Slot, lane: Lane, until_ms: u64) {
         self.slots[lane.index()].insert(slot, until_ms);
+        self.touched.ghosts.insert(slot);
     }
 
     pub(crate) fn restore_key(&mut self, request: bool, key: &str, entry: KeyEntry) {
@@ -250,7 +330,6 @@ impl Queue {
         } else {
             &mut self.keys
         };
-        keys.put(key, entry);
-        keys.take_touched();
+        keys.restore(key, entry);
     }
 }

@@ -9,151 +9,44 @@
 
 mod history;
 pub(crate) mod journal;
-mod keys;
+pub(crate) mod keys;
+mod local;
 mod ops;
-mod queue;
+pub(crate) mod queue;
+mod read;
 mod ready;
+pub(crate) mod slots;
+mod spread;
 mod sweep;
-
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard},
-};
 
 use async_trait::async_trait;
 use tidegate_protocol::domain::{Job, JobId, LeaseRef, NewJob, QueueName, SettleResult, Submitted};
 use tokio::sync::broadcast;
 
-use self::journal::{Changes, Journal, Nowhere};
-pub(crate) use self::{keys::KeyEntry, queue::Queue};
+pub use self::local::LocalStore;
+use self::{
+    journal::{Journal, Need, Nowhere},
+    sweep::{add, pieces},
+};
+pub(crate) use self::{
+    keys::KeyEntry,
+    local::{Context, State},
+    queue::Queue,
+};
 use crate::{
-    Action, ActionAnswer, AnchoredClock, CapAnswer, CapOrder, Clock, Grants, JobPage, JobStore, LeaseRequest,
-    ListRequest, Pulse, QueueRecord, QueueStats, Reclaim, Reclaimed, RenewAnswer, SessionRelease, SettleItem,
-    StoreEvent, StoreResult, SweepReport, SweepRequest, wake::Events,
+    Action, ActionAnswer, CapAnswer, CapOrder, Grants, JobPage, JobStore, LeaseRequest, ListRequest, Pulse,
+    QueueRecord, QueueStats, Reclaim, Reclaimed, RenewAnswer, SessionRelease, SettleItem, StoreEvent,
+    StoreResult, SweepReport, SweepRequest,
 };
 
 /// See the [module](self).
 pub type MemoryStore = LocalStore<Nowhere>;
 
-/// A store whose state is in this process; `J` says where changes are kept beside it.
-pub struct LocalStore<J> {
-    clock: Arc<dyn Clock>,
-    events: Events,
-    state: Mutex<State>,
-    journal: J,
-}
-
-#[derive(Default)]
-pub(crate) struct State {
-    pub queues: BTreeMap<QueueName, Queue>,
-    pub watermark_ms: u64,
-}
-
-/// What an operation works with beside the queue: the time of the whole batch, and whom to tell afterwards.
-pub(crate) struct Context {
-    pub now_ms: u64,
-    events: RefCell<Vec<StoreEvent>>,
-}
-
-impl Context {
-    pub(crate) fn tell(&self, event: StoreEvent) {
-        self.events.borrow_mut().push(event);
-    }
-}
-
-impl Default for MemoryStore {
-    fn default() -> Self {
-        Self::with_clock(Arc::new(AnchoredClock::starting_at_least(0)))
-    }
-}
-
-impl MemoryStore {
-    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
-        Self::new(clock, State::default(), Nowhere::default())
-    }
-}
-
-impl<J: Journal> LocalStore<J> {
-    pub(crate) fn new(clock: Arc<dyn Clock>, state: State, journal: J) -> Self {
-        Self {
-            clock,
-            events: Events::new(),
-            state: Mutex::new(state),
-            journal,
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic while the lock was held leaves a state nobody can vouch for: go down with it.
-        self.state.lock().expect("an earlier store operation panicked")
-    }
-
-    /// Runs `op` for each item on its queue, which is made if `create` and else may be absent; answers when the journal
-    /// has kept what changed.
-    async fn each<T, R>(
-        &self,
-        items: Vec<T>,
-        queue_of: impl Fn(&T) -> QueueName + Send,
-        create: bool,
-        op: impl FnMut(Option<&mut Queue>, T, &Context) -> StoreResult<R> + Send,
-    ) -> Vec<StoreResult<R>> {
-        if let Err(error) = self.journal.check() {
-            return items.iter().map(|_| Err(error.clone())).collect();
-        }
-        let (answers, events, ticket) = self.apply(items, queue_of, create, op);
-        if let Some(ticket) = ticket
-            && let Err(error) = self.journal.kept(ticket).await
-        {
-            return answers.into_iter().map(|_| Err(error.clone())).collect();
-        }
-        for event in events {
-            self.events.send(event);
-        }
-        answers
-    }
-
-    /// The part of [`Self::each`] under the lock.
-    #[allow(clippy::type_complexity, reason = "three results of one step")]
-    fn apply<T, R>(
-        &self,
-        items: Vec<T>,
-        queue_of: impl Fn(&T) -> QueueName,
-        create: bool,
-        mut op: impl FnMut(Option<&mut Queue>, T, &Context) -> StoreResult<R>,
-    ) -> (Vec<StoreResult<R>>, Vec<StoreEvent>, Option<u64>) {
-        let mut state = self.lock();
-        let context = Context {
-            now_ms: self.clock.now_ms(),
-            events: RefCell::default(),
-        };
-        let mut touched = Vec::new();
-        let mut answers = Vec::with_capacity(items.len());
-        for item in items {
-            let name = queue_of(&item);
-            if create && !state.queues.contains_key(&name) {
-                state.queues.insert(name.clone(), Queue::new(name.clone()));
-            }
-            answers.push(op(state.queues.get_mut(&name), item, &context));
-            if touched.last() != Some(&name) {
-                touched.push(name);
-            }
-        }
-        let mut changes = Changes::default();
-        for name in touched {
-            if let Some(queue) = state.queues.get_mut(&name) {
-                queue.take_changes(J::KEEPS, &mut changes);
-            }
-        }
-        let ticket = (!changes.is_empty()).then(|| self.journal.append(changes));
-        (answers, context.events.into_inner(), ticket)
-    }
-}
-
 #[async_trait]
 impl<J: Journal> JobStore for LocalStore<J> {
     async fn submit(&self, jobs: Vec<NewJob>) -> Vec<StoreResult<Submitted>> {
         self.each(
+            Need::Room,
             jobs,
             |job| job.queue().clone(),
             true,
@@ -164,6 +57,7 @@ impl<J: Journal> JobStore for LocalStore<J> {
 
     async fn lease(&self, requests: Vec<LeaseRequest>) -> Vec<StoreResult<Grants>> {
         self.each(
+            Need::Change,
             requests,
             |request| request.queue.clone(),
             true,
@@ -174,6 +68,7 @@ impl<J: Journal> JobStore for LocalStore<J> {
 
     async fn renew(&self, leases: Vec<LeaseRef>) -> Vec<StoreResult<RenewAnswer>> {
         self.each(
+            Need::Change,
             leases,
             |lease| lease.id.queue.clone(),
             false,
@@ -190,21 +85,27 @@ impl<J: Journal> JobStore for LocalStore<J> {
         queues.sort();
         queues.dedup();
         let mut answer = Reclaimed::default();
-        let parts = self.each(queues, Clone::clone, false, |queue, name, context| {
-            let leases = reclaim
-                .leases
-                .iter()
-                .filter(|lease| lease.id.queue == name)
-                .cloned()
-                .collect::<Vec<_>>();
-            Ok(match queue {
-                Some(queue) => queue.reclaim(&reclaim, leases, context),
-                None => Reclaimed {
-                    lost: leases,
-                    ..Reclaimed::default()
-                },
-            })
-        });
+        let parts = self.each(
+            Need::Change,
+            queues,
+            Clone::clone,
+            false,
+            |queue, name, context| {
+                let leases = reclaim
+                    .leases
+                    .iter()
+                    .filter(|lease| lease.id.queue == name)
+                    .cloned()
+                    .collect::<Vec<_>>();
+                Ok(match queue {
+                    Some(queue) => queue.reclaim(&reclaim, leases, context),
+                    None => Reclaimed {
+                        lost: leases,
+                        ..Reclaimed::default()
+                    },
+                })
+            },
+        );
         let parts = parts.await;
         for part in parts {
             let part = part?;
@@ -217,6 +118,7 @@ impl<J: Journal> JobStore for LocalStore<J> {
 
     async fn release_session(&self, releases: Vec<SessionRelease>) -> Vec<StoreResult<u64>> {
         self.each(
+            Need::Change,
             releases,
             |release| release.queue.clone(),
             false,
@@ -227,6 +129,7 @@ impl<J: Journal> JobStore for LocalStore<J> {
 
     async fn settle(&self, items: Vec<SettleItem>) -> Vec<StoreResult<SettleResult>> {
         self.each(
+            Need::Change,
             items,
             |item| item.settlement.lease.id.queue.clone(),
             false,
@@ -238,19 +141,37 @@ impl<J: Journal> JobStore for LocalStore<J> {
     }
 
     async fn sweep(&self, requests: Vec<SweepRequest>) -> Vec<StoreResult<SweepReport>> {
-        self.each(
-            requests,
-            |request| request.queue.clone(),
-            false,
-            |queue, request, context| {
-                Ok(queue.map_or_else(SweepReport::default, |queue| queue.sweep(&request, context)))
-            },
-        )
-        .await
+        if let Err(error) = self.journal.check(Need::Change) {
+            return requests.iter().map(|_| Err(error.clone())).collect();
+        }
+        let (mut reports, mut owed, mut newest) = (Vec::new(), self.owed(Vec::new()), None);
+        for request in requests {
+            let mut whole = SweepReport::default();
+            for piece in pieces(&request) {
+                let sweep = |queue: Option<&mut Queue>, request, context: &Context| {
+                    Ok(queue.map_or_else(SweepReport::default, |queue| queue.sweep(&request, context)))
+                };
+                let of = |request: &SweepRequest| request.queue.clone();
+                let (mut answers, events, ticket) = self.apply(Need::Change, vec![piece], of, false, sweep);
+                add(&mut whole, answers.remove(0).unwrap_or_default());
+                owed.events.extend(events);
+                newest = ticket;
+                if !whole.more {
+                    break;
+                }
+                self.give_way().await;
+            }
+            reports.push(whole);
+        }
+        match self.keep(owed, newest).await {
+            Ok(()) => reports.into_iter().map(Ok).collect(),
+            Err(error) => reports.into_iter().map(|_| Err(error.clone())).collect(),
+        }
     }
 
     async fn get(&self, ids: Vec<JobId>) -> Vec<StoreResult<Option<Job>>> {
         self.each(
+            Need::Nothing,
             ids,
             |id| id.queue.clone(),
             false,
@@ -260,7 +181,7 @@ impl<J: Journal> JobStore for LocalStore<J> {
     }
 
     async fn list(&self, request: ListRequest) -> StoreResult<JobPage> {
-        self.journal.check()?;
+        self.journal.check(Need::Nothing)?;
         let state = self.lock();
         state
             .queues
@@ -270,6 +191,7 @@ impl<J: Journal> JobStore for LocalStore<J> {
 
     async fn act(&self, action: Action, ids: Vec<JobId>) -> Vec<StoreResult<ActionAnswer>> {
         self.each(
+            Need::Change,
             ids,
             |id| id.queue.clone(),
             false,
@@ -285,7 +207,7 @@ impl<J: Journal> JobStore for LocalStore<J> {
     }
 
     async fn stats(&self, queues: Vec<QueueName>) -> Vec<StoreResult<Option<QueueStats>>> {
-        self.each(queues, Clone::clone, false, |queue, _, context| {
+        self.each(Need::Nothing, queues, Clone::clone, false, |queue, _, context| {
             Ok(queue.map(|queue| queue.stats(context)))
         })
         .await
@@ -293,6 +215,7 @@ impl<J: Journal> JobStore for LocalStore<J> {
 
     async fn put_queue(&self, records: Vec<QueueRecord>) -> Vec<StoreResult<bool>> {
         self.each(
+            Need::Change,
             records,
             |record| record.queue.clone(),
             true,
@@ -303,6 +226,7 @@ impl<J: Journal> JobStore for LocalStore<J> {
 
     async fn set_caps(&self, orders: Vec<CapOrder>) -> Vec<StoreResult<CapAnswer>> {
         self.each(
+            Need::Change,
             orders,
             |order| order.queue.clone(),
             true,
@@ -312,14 +236,15 @@ impl<J: Journal> JobStore for LocalStore<J> {
     }
 
     async fn pause(&self, queues: Vec<QueueName>, paused: bool) -> Vec<StoreResult<bool>> {
-        self.each(queues, Clone::clone, false, |queue, _, context| {
+        self.each(Need::Change, queues, Clone::clone, false, |queue, _, context| {
             Ok(queue.map(|queue| queue.pause(paused, context)).is_some())
         })
         .await
     }
 
     async fn pulse(&self) -> StoreResult<Pulse> {
-        self.journal.check()?;
+        self.journal.check(Need::Change)?;
+        self.catch_up();
         let (clock_ms, watermark_ms) = {
             let mut state = self.lock();
             let clock_ms = self.clock.now_ms();

@@ -1,24 +1,22 @@
 //! The operations on one queue.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use tidegate_protocol::domain::{
-    CapRecord, Job, JobId, JobState, Lane, LeaseRef, LocalId, NewJob, SettleResult, SubmitOutcome, Submitted,
+    CapRecord, JobId, JobState, Lane, LeaseRef, LocalId, NewJob, SettleResult, SubmitOutcome, Submitted,
 };
 
-use super::{
-    Context,
-    keys::KeyEntry,
-    queue::{Queue, Slot},
-};
+use super::{Context, keys::KeyEntry, queue::Queue, slots::Slot};
 use crate::{
-    Action, ActionAnswer, CapAnswer, CapOrder, Grant, Grants, ITEMS_PER_CALL_MAX, JobPage, ListRequest,
-    QueueRecord, QueueStats, Reclaim, Reclaimed, ReleaseCause, RenewAnswer, SessionRelease, SettleItem,
-    StoreError, StoreResult, Want,
+    Action, ActionAnswer, CapAnswer, CapOrder, Grant, Grants, ITEMS_PER_CALL_MAX, QueueRecord, Reclaim,
+    Reclaimed, ReleaseCause, RenewAnswer, SessionRelease, SettleItem, StoreError, StoreResult, Want,
     lifecycle::{self, REQUEST_ID_WINDOW_MS, jitter},
 };
 
 impl Queue {
     /// Known key or request id first, then room, then the job.
-    pub fn submit(&mut self, new: NewJob, context: &Context) -> StoreResult<Submitted> {
+    pub fn submit(&mut self, mut new: NewJob, context: &Context) -> StoreResult<Submitted> {
         let now_ms = context.now_ms;
         let known = match (&new.idempotency_key, &new.request_id) {
             (Some(key), _) => self.keys.find(key, now_ms),
@@ -34,12 +32,7 @@ impl Queue {
                 max: self.policy.max_depth,
             });
         }
-        let entry = KeyEntry {
-            local: new.id.local,
-            hash: new.payload_hash,
-            ended: None,
-            expires_ms: 0,
-        };
+        let (local, hash) = (new.id.local, new.payload_hash);
         match (&new.idempotency_key, &new.request_id) {
             (Some(key), _) => {
                 if !self.keys.contains(key) && self.keys.len() >= self.policy.max_keys {
@@ -47,17 +40,19 @@ impl Queue {
                         max: self.policy.max_keys,
                     });
                 }
-                self.keys.put(key, entry);
+                self.keys.put(key, local, hash, 0);
             }
             (None, Some(request_id)) => {
                 let expires_ms = now_ms + REQUEST_ID_WINDOW_MS;
-                self.request_ids.put(request_id, KeyEntry { expires_ms, ..entry });
+                self.request_ids.put(request_id, local, hash, expires_ms);
             }
             (None, None) => {}
         }
+        // A payload may be a slice of the message that brought it: kept, it would keep the whole message.
+        new.payload = Bytes::copy_from_slice(&new.payload);
         let job = lifecycle::submitted(new, now_ms);
         let (id, state) = (job.id.clone(), job.state);
-        self.submitted_total += 1;
+        self.counters.submitted += 1;
         self.insert(job, context);
         Ok(Submitted {
             id,
@@ -73,7 +68,7 @@ impl Queue {
         if entry.hash != new.payload_hash {
             return Err(StoreError::KeyReused { id });
         }
-        let job = self.jobs.get(&entry.local);
+        let job = self.job(entry.local);
         let state = job.map(|job| job.state).or(entry.ended);
         let result = job
             .filter(|job| job.state == JobState::Succeeded)
@@ -108,7 +103,7 @@ impl Queue {
                 lifecycle::leased(job, want.session, want.incarnation, ttl_ms, now_ms);
             });
             grants.push(Grant {
-                job: self.jobs[&local].clone(),
+                job: self.job(local).expect("leased above").clone(),
                 session: want.session,
             });
         }
@@ -118,7 +113,7 @@ impl Queue {
         }
         Grants {
             grants,
-            policy: self.policy.clone(),
+            policy: (*self.policy).clone(),
             unmet,
             clock_ms: now_ms,
         }
@@ -137,20 +132,22 @@ impl Queue {
                 None => true,
                 Some((cap, retry_cap)) => {
                     self.slot_count() < u64::from(cap)
-                        && (lane == Lane::First || self.slots[Lane::Retry.index()].len() < retry_cap as usize)
+                        && (lane == Lane::First
+                            || self.slots[Lane::Retry.index()].len() < u64::from(retry_cap))
                 }
             };
-            let lane = [self.turn, self.turn.other()]
+            let lane = [self.counters.turn, self.counters.turn.other()]
                 .into_iter()
                 .find(|&lane| may(lane) && self.ready[lane.index()].front().is_some())?;
             let (local, _) = self.ready[lane.index()].front()?;
-            if lifecycle::past_deadline(&self.jobs[&local], context.now_ms) {
+            let late = |job| lifecycle::past_deadline(job, context.now_ms);
+            if self.job(local).is_some_and(late) {
                 self.change(local, false, context, |job| {
                     lifecycle::expired(job, context.now_ms)
                 });
                 continue;
             }
-            self.turn = lane.other();
+            self.counters.turn = lane.other();
             return Some(local);
         }
     }
@@ -163,7 +160,7 @@ impl Queue {
             });
             return RenewAnswer::Held { until_ms };
         }
-        match self.jobs.get(&lease.id.local).map(|job| job.state) {
+        match self.job(lease.id.local).map(|job| job.state) {
             None | Some(JobState::Cancelled) => RenewAnswer::Cancelled,
             Some(_) => RenewAnswer::Lost,
         }
@@ -243,7 +240,7 @@ impl Queue {
         if self.free_slot((id.local, *fence)) {
             self.wake(context);
         }
-        match self.jobs.get(&id.local) {
+        match self.job(id.local) {
             None => SettleResult::NotFound,
             Some(job) => {
                 let repeat = job
@@ -258,13 +255,9 @@ impl Queue {
         }
     }
 
-    pub fn get(&self, id: &JobId) -> Option<Job> {
-        self.jobs.get(&id.local).filter(|job| job.id == *id).cloned()
-    }
-
     pub fn act(&mut self, action: Action, id: &JobId, context: &Context) -> ActionAnswer {
         let now_ms = context.now_ms;
-        let Some(job) = self.jobs.get(&id.local) else {
+        let Some(job) = self.job(id.local) else {
             return ActionAnswer::NotFound;
         };
         let state = job.state;
@@ -291,10 +284,11 @@ impl Queue {
     }
 
     fn redrive(&mut self, local: LocalId, context: &Context) -> ActionAnswer {
-        let job = &self.jobs[&local];
-        let finished_ms = job.finished_ms;
+        let Some(job) = self.job(local) else {
+            return ActionAnswer::NotFound;
+        };
+        let (finished_ms, hash) = (job.finished_ms, job.payload_hash);
         if let Some(key) = job.idempotency_key.clone() {
-            let hash = job.payload_hash;
             if let Some(owner) = self
                 .keys
                 .find(&key, context.now_ms)
@@ -302,15 +296,7 @@ impl Queue {
             {
                 return ActionAnswer::KeyTaken(self.id(owner.local));
             }
-            self.keys.put(
-                &key,
-                KeyEntry {
-                    local,
-                    hash,
-                    ended: None,
-                    expires_ms: 0,
-                },
-            );
+            self.keys.put(&key, local, hash, 0);
         }
         self.history.remove(local, JobState::Dead, finished_ms);
         self.change(local, false, context, |job| {
@@ -323,8 +309,9 @@ impl Queue {
         if self.policy_version.is_some_and(|stored| record.version < stored) {
             return false;
         }
-        self.policy = record.policy;
+        self.policy = Arc::new(record.policy);
         self.policy_version = Some(record.version);
+        self.touched.record = true;
         self.wake(context);
         true
     }
@@ -344,6 +331,7 @@ impl Queue {
                     expires_ms,
                     version: order.version,
                 });
+                self.touched.record = true;
             }
             self.wake(context);
         }
@@ -356,80 +344,7 @@ impl Queue {
 
     pub fn pause(&mut self, paused: bool, context: &Context) {
         self.paused = paused;
+        self.touched.record = true;
         self.wake(context);
-    }
-
-    pub fn list(&self, request: &ListRequest) -> StoreResult<JobPage> {
-        let locals: Vec<LocalId> = match request.state {
-            JobState::Scheduled => self.scheduled.iter().map(|(_, local)| *local).collect(),
-            JobState::Ready => self.ready[0].iter().chain(self.ready[1].iter()).collect(),
-            JobState::Running => {
-                let running = |(local, fence): &&Slot| {
-                    self.holds(&LeaseRef {
-                        id: self.id(*local),
-                        fence: *fence,
-                    })
-                };
-                self.slots
-                    .iter()
-                    .flat_map(|set| set.keys())
-                    .filter(running)
-                    .map(|(local, _)| *local)
-                    .collect()
-            }
-            state => self.history.newest_first(state),
-        };
-        let start = match &request.cursor {
-            None => 0,
-            Some(text) => text
-                .parse::<usize>()
-                .map_err(|_| StoreError::Invalid("unknown page token".into()))?,
-        };
-        let end = (start + request.limit as usize).min(locals.len());
-        let page = locals.get(start..end).unwrap_or_default();
-        let jobs = page.iter().map(|local| summary(&self.jobs[local])).collect();
-        Ok(JobPage {
-            jobs,
-            next: (end < locals.len()).then(|| end.to_string()),
-        })
-    }
-
-    pub fn stats(&self, context: &Context) -> QueueStats {
-        let count = |state: JobState| self.counts[state.code() as usize];
-        let oldest = |lane: Lane| self.ready[lane.index()].front().map(|(_, since)| since);
-        QueueStats {
-            queue: self.name.clone(),
-            paused: self.paused,
-            scheduled: count(JobState::Scheduled),
-            ready: count(JobState::Ready),
-            ready_retries: self.ready[Lane::Retry.index()].len(),
-            running: count(JobState::Running),
-            slots: self.slot_count(),
-            slots_retries: self.slots[Lane::Retry.index()].len() as u64,
-            succeeded: count(JobState::Succeeded),
-            dead: count(JobState::Dead),
-            cancelled: count(JobState::Cancelled),
-            expired: count(JobState::Expired),
-            submitted_total: self.submitted_total,
-            succeeded_total: self.succeeded_total,
-            dead_total: self.dead_total,
-            oldest_ready_ms: [oldest(Lane::First), oldest(Lane::Retry)]
-                .into_iter()
-                .flatten()
-                .min(),
-            policy: self.policy.clone(),
-            policy_version: self.policy_version,
-            cap: self.cap,
-            clock_ms: context.now_ms,
-        }
-    }
-}
-
-/// As listed: without payload and result.
-fn summary(job: &Job) -> Job {
-    Job {
-        payload: bytes::Bytes::new(),
-        result: bytes::Bytes::new(),
-        ..job.clone()
     }
 }

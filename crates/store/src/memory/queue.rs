@@ -1,38 +1,76 @@
 //! One queue: its jobs and the indexes over them. Every change of a job goes through [`Queue::change`], which moves the
 //! job between the indexes by comparing it before and after; so counters and sets cannot drift from the jobs.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use tidegate_protocol::domain::{
     CapRecord, Incarnation, Job, JobId, JobState, Lane, LeaseRef, LocalId, Policy, QueueName, Session,
     Version,
 };
 
-use super::{Context, history::History, journal::Touched, keys::Keys, ready::ReadyList};
+use super::{
+    Context,
+    history::History,
+    journal::Touched,
+    keys::Keys,
+    ready::ReadyList,
+    slots::{Slot, Slots},
+    spread::Spread,
+};
 use crate::StoreEvent;
 
-/// A lease set entry: (lane, id, fence). A re-leased job and the ghost of its old lease are two entries.
-pub(crate) type Slot = (LocalId, u64);
+/// A job with its place.
+pub(crate) struct Kept {
+    pub job: Job,
+    /// Grows from job to job of a queue: what a journal calls it by.
+    pub number: u64,
+    /// In its ready list, while it is ready.
+    pub position: Option<u64>,
+}
+
+/// What changes with nearly every operation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Counters {
+    /// Which lane the next grant prefers.
+    pub turn: Lane,
+    pub submitted: u64,
+    pub succeeded: u64,
+    pub dead: u64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            turn: Lane::First,
+            submitted: 0,
+            succeeded: 0,
+            dead: 0,
+        }
+    }
+}
 
 pub(crate) struct Queue {
     pub name: QueueName,
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     pub policy_version: Option<Version>,
     pub cap: Option<CapRecord>,
     pub paused: bool,
     /// A lease request was not met: the next change in its favour wakes the routers.
     pub hungry: bool,
-    /// Which lane the next grant prefers.
-    pub turn: Lane,
     /// No lease and no ghost is taken back by time before this.
     pub hold_until_ms: u64,
 
-    pub jobs: HashMap<LocalId, Job>,
+    /// Boxed: a job is moved for each change of it.
+    pub jobs: Spread<LocalId, Box<Kept>>,
+    pub next_number: u64,
     pub ready: [ReadyList; 2],
     /// (due, id)
     pub scheduled: BTreeSet<(u64, LocalId)>,
-    /// The lease sets, by lane: slot -> lease_until. Ghosts included: this is what counts against the cap.
-    pub slots: [BTreeMap<Slot, u64>; 2],
+    /// The lease sets, by lane.
+    pub slots: [Slots; 2],
     /// Leases of each session; ghosts are not listed.
     pub sessions: HashMap<Session, BTreeSet<Slot>>,
     /// Jobs with a loss blamed on a process.
@@ -44,9 +82,7 @@ pub(crate) struct Queue {
     pub request_ids: Keys,
     /// Jobs now in each state, by state code.
     pub counts: [u64; 8],
-    pub submitted_total: u64,
-    pub succeeded_total: u64,
-    pub dead_total: u64,
+    pub counters: Counters,
     /// What changed since the last [`Queue::changes`](super::journal).
     pub touched: Touched,
 }
@@ -55,14 +91,14 @@ impl Queue {
     pub fn new(name: QueueName) -> Self {
         Self {
             name,
-            policy: Policy::default(),
+            policy: Arc::default(),
             policy_version: None,
             cap: None,
             paused: false,
             hungry: false,
-            turn: Lane::First,
             hold_until_ms: 0,
-            jobs: HashMap::new(),
+            jobs: Spread::default(),
+            next_number: 0,
             ready: Default::default(),
             scheduled: BTreeSet::new(),
             slots: Default::default(),
@@ -73,9 +109,7 @@ impl Queue {
             keys: Keys::default(),
             request_ids: Keys::default(),
             counts: [0; 8],
-            submitted_total: 0,
-            succeeded_total: 0,
-            dead_total: 0,
+            counters: Counters::default(),
             touched: Touched::default(),
         }
     }
@@ -101,14 +135,17 @@ impl Queue {
         }
     }
 
+    pub fn job(&self, local: LocalId) -> Option<&Job> {
+        self.jobs.get(&local).map(|kept| &kept.job)
+    }
+
     pub fn slot_count(&self) -> u64 {
-        (self.slots[0].len() + self.slots[1].len()) as u64
+        self.slots[0].len() + self.slots[1].len()
     }
 
     /// Whether a lease as a worker names it is the one in force.
     pub fn holds(&self, lease: &LeaseRef) -> bool {
-        self.jobs
-            .get(&lease.id.local)
+        self.job(lease.id.local)
             .is_some_and(|job| job.state == JobState::Running && job.fence == lease.fence)
     }
 
@@ -117,7 +154,7 @@ impl Queue {
         self.touched.slots.insert(slot);
         self.slots
             .iter_mut()
-            .map(|set| set.remove(&slot).is_some())
+            .map(|set| set.remove(&slot))
             .fold(false, std::ops::BitOr::bitor)
     }
 
@@ -130,46 +167,55 @@ impl Queue {
         context: &Context,
         change: impl FnOnce(&mut Job),
     ) {
-        let Some(mut job) = self.jobs.remove(&local) else {
+        let Some(mut kept) = self.jobs.remove(&local) else {
             return;
         };
-        let fence_before = job.fence;
-        self.unindex(&job);
-        let (was_running, was_finished) = (job.state == JobState::Running, job.state.is_terminal());
-        change(&mut job);
-        if was_running {
-            self.touched.slots.insert((local, fence_before));
+        self.unindex(&kept);
+        let before = (kept.job.state, kept.job.fence);
+        let (was_running, was_finished) = (before.0 == JobState::Running, before.0.is_terminal());
+        change(&mut kept.job);
+        let after = (kept.job.state, kept.job.fence);
+        if was_running && after != before {
+            self.touched.slots.insert((local, before.1));
+            if !keep_slot {
+                self.free_slot((local, before.1));
+                self.wake(context);
+            }
         }
-        if was_running && !keep_slot && (job.state != JobState::Running || job.fence != fence_before) {
-            self.free_slot((local, fence_before));
-            self.wake(context);
-        }
-        self.index(&job, context);
-        let finished = job.state.is_terminal() && !was_finished;
-        self.jobs.insert(local, job);
-        if finished {
+        self.index(&mut kept, context);
+        self.jobs.insert(local, kept);
+        if after.0.is_terminal() && !was_finished {
             self.finished(local, context);
         }
     }
 
     /// Enters a job that is new.
     pub fn insert(&mut self, job: Job, context: &Context) {
-        self.index(&job, context);
-        self.touched.entered.insert(job.id.local);
-        self.jobs.insert(job.id.local, job);
+        let local = job.id.local;
+        let mut kept = Box::new(Kept {
+            job,
+            number: self.next_number,
+            position: None,
+        });
+        self.next_number += 1;
+        self.touched.entered.insert(kept.number);
+        self.index(&mut kept, context);
+        self.jobs.insert(local, kept);
     }
 
-    fn index(&mut self, job: &Job, context: &Context) {
-        self.reindex(job, None);
-        if job.state == JobState::Ready {
+    fn index(&mut self, kept: &mut Kept, context: &Context) {
+        kept.position = None;
+        self.reindex(kept);
+        if kept.job.state == JobState::Ready {
             self.wake(context);
         }
     }
 
-    /// Enters a job into the indexes; a ready one at `position` if it had one, else at the end.
-    pub fn reindex(&mut self, job: &Job, position: Option<u64>) {
+    /// Enters a job into the indexes; a ready one at its position if it has one, else at the end.
+    pub fn reindex(&mut self, kept: &mut Kept) {
+        let job = &kept.job;
         let local = job.id.local;
-        self.touched.jobs.insert(local);
+        self.touched.jobs.insert(kept.number, local);
         self.counts[job.state.code() as usize] += 1;
         if let Some(incarnation) = job.loss_incarnation.filter(|_| !job.state.is_terminal()) {
             self.blamed.entry(incarnation).or_default().insert(local);
@@ -183,9 +229,9 @@ impl Queue {
             }
             JobState::Ready => {
                 let list = &mut self.ready[job.lane.index()];
-                match position {
+                match kept.position {
                     Some(position) => list.restore(position, local, job.due_ms),
-                    None => list.push(local, job.due_ms),
+                    None => kept.position = Some(list.push(local, job.due_ms)),
                 }
             }
             JobState::Running => {
@@ -200,7 +246,8 @@ impl Queue {
         }
     }
 
-    fn unindex(&mut self, job: &Job) {
+    fn unindex(&mut self, kept: &Kept) {
+        let job = &kept.job;
         let local = job.id.local;
         self.counts[job.state.code() as usize] -= 1;
         self.deadlines.remove(&(job.deadline_ms, local));
@@ -211,7 +258,10 @@ impl Queue {
             JobState::Scheduled => {
                 self.scheduled.remove(&(job.due_ms, local));
             }
-            JobState::Ready => self.ready[job.lane.index()].remove(local),
+            JobState::Ready => {
+                let position = kept.position.expect("a ready job has a position");
+                self.ready[job.lane.index()].remove(position);
+            }
             JobState::Running => {
                 let lease = job.lease.as_ref().expect("a running job has a lease");
                 remove_from(&mut self.sessions, lease.session, &(local, job.fence));
@@ -222,9 +272,10 @@ impl Queue {
 
     /// Takes a job out altogether; its slot, if it runs, stays as a ghost.
     pub fn remove(&mut self, local: LocalId) -> Option<Job> {
-        let job = self.jobs.remove(&local)?;
-        self.unindex(&job);
-        self.touched.jobs.insert(local);
+        let kept = self.jobs.remove(&local)?;
+        self.unindex(&kept);
+        self.touched.jobs.insert(kept.number, local);
+        let job = kept.job;
         if job.state == JobState::Running {
             self.touched.slots.insert((local, job.fence));
         }
@@ -233,11 +284,11 @@ impl Queue {
 
     /// A job has just become terminal: its key gets a window, its kind a place in the history, and waiters are told.
     fn finished(&mut self, local: LocalId, context: &Context) {
-        let job = &self.jobs[&local];
-        let state = job.state;
+        let job = &self.jobs.get(&local).expect("changed just now").job;
+        let (state, want_result) = (job.state, job.want_result);
         match state {
-            JobState::Succeeded => self.succeeded_total += 1,
-            JobState::Dead => self.dead_total += 1,
+            JobState::Succeeded => self.counters.succeeded += 1,
+            JobState::Dead => self.counters.dead += 1,
             _ => {}
         }
         if let Some(key) = &job.idempotency_key {
@@ -248,13 +299,13 @@ impl Queue {
                 context.now_ms + self.policy.idempotency_window_ms,
             );
         }
-        if job.want_result {
+        if want_result {
             context.tell(StoreEvent::Finished(job.id.clone()));
         }
         let gone = self.history.add(
             local,
             state,
-            job.want_result,
+            want_result,
             context.now_ms,
             self.policy.keep_finished,
         );

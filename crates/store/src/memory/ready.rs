@@ -1,6 +1,6 @@
 //! A ready list: first in, first out, with removal from the middle.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use tidegate_protocol::domain::LocalId;
 
@@ -9,31 +9,24 @@ pub(crate) struct ReadyList {
     next: u64,
     /// position -> (id, ready since)
     order: BTreeMap<u64, (LocalId, u64)>,
-    position: HashMap<LocalId, u64>,
 }
 
 impl ReadyList {
-    pub fn push(&mut self, local: LocalId, since_ms: u64) {
-        self.order.insert(self.next, (local, since_ms));
-        self.position.insert(local, self.next);
-        self.next += 1;
+    /// Appends a job; its position.
+    pub fn push(&mut self, local: LocalId, since_ms: u64) -> u64 {
+        let position = self.next;
+        self.restore(position, local, since_ms);
+        position
     }
 
     /// Puts a job back at the position it had, after a restart.
     pub fn restore(&mut self, position: u64, local: LocalId, since_ms: u64) {
         self.order.insert(position, (local, since_ms));
-        self.position.insert(local, position);
         self.next = self.next.max(position + 1);
     }
 
-    pub fn position(&self, local: LocalId) -> Option<u64> {
-        self.position.get(&local).copied()
-    }
-
-    pub fn remove(&mut self, local: LocalId) {
-        if let Some(position) = self.position.remove(&local) {
-            self.order.remove(&position);
-        }
+    pub fn remove(&mut self, position: u64) {
+        self.order.remove(&position);
     }
 
     /// The oldest: (id, ready since).
@@ -45,7 +38,8 @@ impl ReadyList {
         self.order.len() as u64
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = LocalId> + '_ {
-        self.order.values().map(|(local, _)| *local)
+    /// (position, id) from a position on.
+    pub fn from(&self, position: u64) -> impl Iterator<Item = (u64, LocalId)> + '_ {
+        self.order.range(position..).map(|(at, (local, _))| (*at, *local))
     }
 }

@@ -8,11 +8,38 @@ use crate::{
     lifecycle::{self, jitter},
 };
 
+/// Items of each kind that are worked off without letting go of the lock.
+const PIECE: u32 = 100;
+/// Pieces of one call: what they change is one commit, and a call is to be over in a few milliseconds.
+const PIECES_MAX: u32 = 5;
+
+/// The steps of a sweep, each small enough for others not to notice it.
+pub(super) fn pieces(request: &SweepRequest) -> impl Iterator<Item = SweepRequest> + Send + '_ {
+    let count = request.limit.div_ceil(PIECE).clamp(1, PIECES_MAX);
+    (0..count).map(move |piece| SweepRequest {
+        limit: (request.limit - piece * PIECE).min(PIECE),
+        // Written once.
+        hold_ms: if piece == 0 { request.hold_ms } else { 0 },
+        ..request.clone()
+    })
+}
+
+pub(super) fn add(whole: &mut SweepReport, piece: SweepReport) {
+    whole.promoted += piece.promoted;
+    whole.reclaimed += piece.reclaimed;
+    whole.ghosts += piece.ghosts;
+    whole.expired += piece.expired;
+    whole.trimmed += piece.trimmed;
+    whole.keys_forgotten += piece.keys_forgotten;
+    whole.more = piece.more;
+}
+
 impl Queue {
     pub fn sweep(&mut self, request: &SweepRequest, context: &Context) -> SweepReport {
         let now_ms = context.now_ms;
         if request.hold_ms > 0 {
             self.hold_until_ms = self.hold_until_ms.max(now_ms + request.hold_ms);
+            self.touched.record = true;
         }
         let mut report = SweepReport::default();
         self.expire(request.limit, context, &mut report);
@@ -69,17 +96,16 @@ impl Queue {
     /// Slots whose time is over: the leases among them are lost, the rest are ghosts.
     fn reclaim_by_time(&mut self, request: &SweepRequest, context: &Context, report: &mut SweepReport) {
         let policy = self.policy.clone();
+        let limit = request.limit as usize;
         let mut over: Vec<_> = self
             .slots
             .iter()
-            .flatten()
-            .filter(|(_, until_ms)| **until_ms <= context.now_ms)
-            .map(|(&(local, fence), &until_ms)| (until_ms, local, fence))
+            .flat_map(|set| set.over(context.now_ms).take(limit))
             .collect();
         over.sort_unstable();
-        over.truncate(request.limit as usize);
-        report.more |= over.len() == request.limit as usize;
-        for (_, local, fence) in over {
+        over.truncate(limit);
+        report.more |= over.len() == limit;
+        for (_, (local, fence)) in over {
             if self.holds(&LeaseRef {
                 id: self.id(local),
                 fence,

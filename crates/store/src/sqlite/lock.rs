@@ -2,10 +2,11 @@
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    io,
-    path::{Path, PathBuf},
+    io::{self, Read, Write},
+    path::Path,
 };
 
+use super::beside;
 use crate::OpenError;
 
 /// Held as long as the store; the system lets go of it when the process ends, however it ends.
@@ -14,32 +15,48 @@ pub(super) struct FileLock {
 }
 
 impl FileLock {
-    /// Makes the folder (for its owner only) if need be, and locks `<path>.lock`.
+    /// Makes the folder (for its owner only) if need be, locks `<path>.lock` and writes this process's id into it.
     pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
-        let at = |error: io::Error| OpenError::Io {
-            path: path.to_owned(),
-            error: error.to_string(),
-        };
+        let at = |error: io::Error| OpenError::io(path, &error);
         if let Some(folder) = path
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty() && !folder.exists())
         {
             make_private(folder).map_err(at)?;
         }
-        let mut name = path.as_os_str().to_owned();
-        name.push(".lock");
-        let file = OpenOptions::new()
+        let mut file = OpenOptions::new()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
-            .open(PathBuf::from(name))
+            .open(beside(path, "lock"))
             .map_err(at)?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
+            Ok(()) => {
+                // On a full disk the id is missing; the lock holds all the same.
+                if let Err(error) = write_owner(&mut file) {
+                    tracing::warn!(%error, "the lock of the embedded store names no owner");
+                }
+                Ok(Self { _file: file })
+            }
+            Err(TryLockError::WouldBlock) => Err(OpenError::Locked {
+                path: path.to_owned(),
+                pid: read_owner(&mut file),
+            }),
             Err(TryLockError::Error(error)) => Err(at(error)),
         }
     }
+}
+
+fn write_owner(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    writeln!(file, "{}", std::process::id())
+}
+
+fn read_owner(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
 }
 
 #[cfg(unix)]

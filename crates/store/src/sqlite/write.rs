@@ -1,30 +1,27 @@
-//! Puts gathered changes into one transaction, in few statements of many rows (each statement costs two thread
-//! hand-offs, so rows are cheap and statements are not).
+//! Puts gathered changes into one transaction: the newest version of each row, in the order of the rows, so that a
+//! commit touches few pages.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use sqlx::{Connection, QueryBuilder, Sqlite, SqliteConnection};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use tidegate_protocol::domain::{Lane, LocalId, QueueName};
 
-use super::rows::{JobRow, MetaRow};
+use super::rows::{self, row_id};
 use crate::memory::{
-    KeyEntry,
-    journal::{Changes, JobChange, Meta},
+    journal::{Changes, JobChange, Record},
+    keys::Kept,
+    queue::Counters,
 };
-
-/// Rows of one statement: SQLite allows 32,766 bound values, a row here has at most seven.
-const ROWS_PER_STATEMENT: usize = 200;
-
-type Key = (bool, String);
-type Slot = (LocalId, u64);
 
 /// Changes of one queue, the newest of each row.
 #[derive(Default)]
 struct Rows {
-    meta: Option<Meta>,
-    jobs: HashMap<LocalId, JobChange>,
-    ghosts: HashMap<Slot, Option<(Lane, u64)>>,
-    keys: HashMap<Key, Option<KeyEntry>>,
+    record: Option<Record>,
+    counters: Option<Counters>,
+    jobs: BTreeMap<u64, JobChange>,
+    ghosts: HashMap<(LocalId, u64), Option<(Lane, u64)>>,
+    /// Idempotency keys and request ids.
+    keys: [BTreeMap<u64, Kept>; 2],
 }
 
 /// Everything that waits for the next commit.
@@ -35,206 +32,144 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.queues.is_empty() && self.watermark_ms.is_none()
     }
 
-    pub(super) fn add(&mut self, changes: Changes) {
+    pub fn add(&mut self, changes: Changes) {
         for change in changes.0 {
             let rows = self.queues.entry(change.queue).or_default();
-            if change.meta.is_some() {
-                rows.meta = change.meta;
-            }
+            rows.record = change.record.or(rows.record.take());
+            rows.counters = change.counters.or(rows.counters);
             for mut job in change.jobs {
-                let waits = rows.jobs.get(&job.local);
                 // Entered and changed within one commit: still new to the file.
-                job.entered |= waits.is_some_and(|earlier| earlier.entered && earlier.now.is_some());
-                rows.jobs.insert(job.local, job);
+                if let Some(earlier) = rows
+                    .jobs
+                    .get_mut(&job.number)
+                    .and_then(|earlier| earlier.entered.take())
+                {
+                    if job.now.is_none() {
+                        rows.jobs.remove(&job.number);
+                        continue;
+                    }
+                    job.entered = Some(earlier);
+                }
+                rows.jobs.insert(job.number, job);
             }
             rows.ghosts.extend(change.ghosts);
-            rows.keys.extend(
-                change
-                    .keys
-                    .into_iter()
-                    .map(|key| ((key.request, key.key), key.now)),
-            );
+            for (all, new) in rows.keys.iter_mut().zip(change.keys) {
+                all.extend(new);
+            }
         }
     }
 
     /// Writes everything in one transaction. `ids` learns the queues that are new.
-    pub(super) async fn write(
+    pub fn write(
         &self,
-        connection: &mut SqliteConnection,
+        connection: &mut Connection,
         ids: &mut HashMap<QueueName, i64>,
-        highest: &mut i64,
-    ) -> Result<(), sqlx::Error> {
-        let mut transaction = connection.begin().await?;
+    ) -> rusqlite::Result<()> {
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if let Some(watermark_ms) = self.watermark_ms {
-            sqlx::query(
-                "INSERT INTO store VALUES ('watermark', ?) ON CONFLICT DO UPDATE SET value = excluded.value",
-            )
-            .bind(watermark_ms.to_string())
-            .execute(&mut *transaction)
-            .await?;
+            tx.prepare_cached("INSERT OR REPLACE INTO store VALUES ('watermark', ?)")?
+                .execute([watermark_ms.to_string()])?;
         }
         for (name, rows) in &self.queues {
-            // An id given out by a transaction that then failed is simply used again: the row is an upsert.
-            let id = *ids.entry(name.clone()).or_insert_with(|| {
-                *highest += 1;
-                *highest
-            });
-            rows.write(&mut transaction, id, name).await?;
+            // An id given out by a transaction that then failed is simply used again: the row is new then, too.
+            let next = ids.len() as i64 + 1;
+            let id = *ids.entry(name.clone()).or_insert(next);
+            rows.write(&tx, id, name)?;
         }
-        transaction.commit().await
+        tx.commit()
     }
 }
 
 impl Rows {
-    async fn write(&self, tx: &mut SqliteConnection, id: i64, name: &QueueName) -> Result<(), sqlx::Error> {
-        if let Some(meta) = &self.meta {
-            let text = encode(&MetaRow::of(meta))?;
-            sqlx::query("INSERT INTO queues VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET meta = excluded.meta")
-                .bind(id)
-                .bind(name.as_str())
-                .bind(text)
-                .execute(&mut *tx)
-                .await?;
+    fn write(&self, tx: &Transaction<'_>, queue: i64, name: &QueueName) -> rusqlite::Result<()> {
+        if let Some(record) = &self.record {
+            let insert = "INSERT INTO queues VALUES (?, ?, ?, 0, 0, 0, 0) \
+                          ON CONFLICT DO UPDATE SET record = excluded.record";
+            tx.prepare_cached(insert)?
+                .execute(params![queue, name.as_str(), rows::record_text(record)?])?;
         }
-        let kept = |job: &&JobChange| job.now.is_some();
-        let (entered, changed): (Vec<_>, Vec<_>) =
-            self.jobs.values().filter(kept).partition(|job| job.entered);
-        enter_jobs(tx, id, &entered).await?;
-        change_jobs(tx, id, &changed).await?;
-        let gone = self.jobs.values().filter(|job| job.now.is_none());
-        let gone: Vec<_> = gone.map(|job| job.local).collect();
-        for chunk in gone.chunks(ROWS_PER_STATEMENT) {
-            let mut query = QueryBuilder::<Sqlite>::new("DELETE FROM jobs WHERE queue = ");
-            query.push_bind(id).push(" AND local IN (");
-            let mut list = query.separated(", ");
-            for local in chunk {
-                list.push_bind(local.as_bytes().to_vec());
-            }
-            query.push(")").build().execute(&mut *tx).await?;
+        if let Some(counters) = self.counters {
+            let update = "UPDATE queues SET turn = ?, submitted_total = ?, succeeded_total = ?, dead_total = ? \
+                          WHERE id = ?";
+            tx.prepare_cached(update)?.execute(params![
+                counters.turn as u8,
+                counters.submitted as i64,
+                counters.succeeded as i64,
+                counters.dead as i64,
+                queue,
+            ])?;
         }
-        self.write_ghosts(tx, id).await?;
-        self.write_keys(tx, id).await
-    }
-
-    async fn write_ghosts(&self, tx: &mut SqliteConnection, id: i64) -> Result<(), sqlx::Error> {
-        let all: Vec<_> = self.ghosts.iter().collect();
-        let (there, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, ghost)| ghost.is_some());
-        for chunk in gone.chunks(ROWS_PER_STATEMENT) {
-            // Alternatives, not a list of row values: for that SQLite walks over the whole table.
-            let mut query = QueryBuilder::<Sqlite>::new("DELETE FROM ghosts WHERE ");
-            for (i, ((local, fence), _)) in chunk.iter().enumerate() {
-                query
-                    .push(if i == 0 { "(queue = " } else { " OR (queue = " })
-                    .push_bind(id);
-                query.push(" AND local = ").push_bind(local.as_bytes().to_vec());
-                query.push(" AND fence = ").push_bind(*fence as i64).push(")");
-            }
-            query.build().execute(&mut *tx).await?;
-        }
-        for chunk in there.chunks(ROWS_PER_STATEMENT) {
-            let mut query = QueryBuilder::<Sqlite>::new("INSERT OR REPLACE INTO ghosts ");
-            query.push_values(chunk, |mut row, ((local, fence), ghost)| {
-                let (lane, until_ms) = ghost.unwrap_or((Lane::First, 0));
-                row.push_bind(id)
-                    .push_bind(local.as_bytes().to_vec())
-                    .push_bind(*fence as i64);
-                row.push_bind(lane as u8).push_bind(until_ms as i64);
-            });
-            query.build().execute(&mut *tx).await?;
+        self.write_jobs(tx, queue)?;
+        self.write_ghosts(tx, queue)?;
+        for (keys, request) in self.keys.iter().zip([false, true]) {
+            write_keys(tx, queue, keys, rows::key_table(request))?;
         }
         Ok(())
     }
 
-    async fn write_keys(&self, tx: &mut SqliteConnection, id: i64) -> Result<(), sqlx::Error> {
-        for request in [false, true] {
-            let gone = self
-                .keys
-                .iter()
-                .filter(|((of, _), entry)| *of == request && entry.is_none());
-            let gone: Vec<_> = gone.map(|((_, key), _)| key).collect();
-            for chunk in gone.chunks(ROWS_PER_STATEMENT) {
-                let mut query = QueryBuilder::<Sqlite>::new("DELETE FROM keys WHERE queue = ");
-                query
-                    .push_bind(id)
-                    .push(" AND request = ")
-                    .push_bind(request)
-                    .push(" AND key IN (");
-                let mut list = query.separated(", ");
-                for key in chunk {
-                    list.push_bind((*key).clone());
-                }
-                query.push(")").build().execute(&mut *tx).await?;
-            }
+    /// One table after the other: each statement finds its pages where the last one left them.
+    fn write_jobs(&self, tx: &Transaction<'_>, queue: i64) -> rusqlite::Result<()> {
+        let mut enter = tx.prepare_cached(rows::ENTER_JOB)?;
+        let mut keep = tx.prepare_cached(rows::KEEP_PROGRESS)?;
+        let mut leave = tx.prepare_cached("DELETE FROM jobs WHERE id = ?")?;
+        let mut forget = tx.prepare_cached("DELETE FROM progress WHERE job = ?")?;
+        for (number, job) in &self.jobs {
+            match (&job.entered, &job.now) {
+                (Some(entered), Some(now)) => rows::enter(&mut enter, row_id(queue, *number), entered, now)?,
+                (None, None) => leave.execute([row_id(queue, *number)])?,
+                _ => 0,
+            };
         }
-        let there: Vec<_> = self
-            .keys
-            .iter()
-            .filter_map(|(key, entry)| entry.map(|entry| (key, entry)))
-            .collect();
-        for chunk in there.chunks(ROWS_PER_STATEMENT) {
-            let mut query = QueryBuilder::<Sqlite>::new("INSERT OR REPLACE INTO keys ");
-            query.push_values(chunk, |mut row, ((request, key), entry)| {
-                row.push_bind(id).push_bind(*request).push_bind(key.clone());
-                row.push_bind(entry.local.as_bytes().to_vec())
-                    .push_bind(entry.hash.to_vec());
-                row.push_bind(entry.ended.map_or(0, |state| state.code()))
-                    .push_bind(entry.expires_ms as i64);
-            });
-            query.build().execute(&mut *tx).await?;
+        for (number, job) in &self.jobs {
+            let id = row_id(queue, *number);
+            match &job.now {
+                Some(now) if job.entered.is_some() && now.is_untouched() => 0,
+                Some(now) => rows::keep_progress(&mut keep, id, now)?,
+                None => forget.execute([id])?,
+            };
+        }
+        Ok(())
+    }
+
+    fn write_ghosts(&self, tx: &Transaction<'_>, queue: i64) -> rusqlite::Result<()> {
+        for ((local, fence), ghost) in &self.ghosts {
+            let (local, fence) = (local.as_bytes(), *fence as i64);
+            match ghost {
+                Some((lane, until_ms)) => tx
+                    .prepare_cached("INSERT OR REPLACE INTO ghosts VALUES (?, ?, ?, ?, ?)")?
+                    .execute(params![queue, local, fence, *lane as u8, *until_ms as i64])?,
+                None => tx
+                    .prepare_cached("DELETE FROM ghosts WHERE queue = ? AND local = ? AND fence = ?")?
+                    .execute(params![queue, local, fence])?,
+            };
         }
         Ok(())
     }
 }
 
-async fn enter_jobs(tx: &mut SqliteConnection, id: i64, jobs: &[&JobChange]) -> Result<(), sqlx::Error> {
-    for chunk in jobs.chunks(ROWS_PER_STATEMENT) {
-        let bodies = bodies(chunk)?;
-        let mut query = QueryBuilder::<Sqlite>::new("INSERT OR REPLACE INTO jobs ");
-        query.push_values(chunk.iter().zip(bodies), |mut row, (job, body)| {
-            let payload = job
-                .now
-                .as_ref()
-                .map(|job| job.payload.to_vec())
-                .unwrap_or_default();
-            row.push_bind(id).push_bind(job.local.as_bytes().to_vec());
-            row.push_bind(job.position.map(|position| position as i64))
-                .push_bind(body)
-                .push_bind(payload);
-        });
-        query.build().execute(&mut *tx).await?;
+fn write_keys(
+    tx: &Transaction<'_>,
+    queue: i64,
+    keys: &BTreeMap<u64, Kept>,
+    table: &str,
+) -> rusqlite::Result<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut keep = tx.prepare_cached(&format!(
+        "INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?, ?, ?)"
+    ))?;
+    let mut forget = tx.prepare_cached(&format!("DELETE FROM {table} WHERE id = ?"))?;
+    for (number, (key, entry)) in keys {
+        let id = row_id(queue, *number);
+        match entry {
+            Some(entry) => rows::keep_key(&mut keep, id, key, entry)?,
+            None => forget.execute([id])?,
+        };
     }
     Ok(())
-}
-
-/// Jobs that the file knows: their payload stays as it is. An upsert, because it looks each row up by its key; an
-/// `UPDATE ... FROM` lets SQLite walk over the whole queue instead.
-async fn change_jobs(tx: &mut SqliteConnection, id: i64, jobs: &[&JobChange]) -> Result<(), sqlx::Error> {
-    for chunk in jobs.chunks(ROWS_PER_STATEMENT) {
-        let bodies = bodies(chunk)?;
-        let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO jobs ");
-        query.push_values(chunk.iter().zip(bodies), |mut row, (job, body)| {
-            row.push_bind(id).push_bind(job.local.as_bytes().to_vec());
-            row.push_bind(job.position.map(|position| position as i64))
-                .push_bind(body)
-                .push_bind(Vec::new());
-        });
-        query.push(" ON CONFLICT DO UPDATE SET position = excluded.position, body = excluded.body");
-        query.build().execute(&mut *tx).await?;
-    }
-    Ok(())
-}
-
-fn bodies(jobs: &[&JobChange]) -> Result<Vec<String>, sqlx::Error> {
-    jobs.iter()
-        .filter_map(|job| job.now.as_ref())
-        .map(|job| encode(&JobRow::of(job)))
-        .collect()
-}
-
-fn encode<T: serde::Serialize>(row: &T) -> Result<String, sqlx::Error> {
-    serde_json::to_string(row).map_err(|error| sqlx::Error::Encode(error.into()))
 }
