@@ -1,0 +1,104 @@
+//! Jobs and calls, short to write.
+
+use std::{future::Future, path::Path, time::Duration};
+
+use bytes::Bytes;
+use tidegate_protocol::domain::{
+    Incarnation, Job, JobId, LeaseRef, NewJob, Outcome, QueueName, Session, SettleResult, Settlement,
+    Submitted,
+};
+use tidegate_store::{
+    JobStore, LeaseRequest, OpenError, QueueStats, SettleItem, StoreResult, Want,
+    sqlite::{SqliteOptions, SqliteStore},
+};
+use uuid::Uuid;
+
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub async fn open(path: &Path) -> Result<SqliteStore, OpenError> {
+    SqliteStore::open(path, SqliteOptions::default()).await
+}
+
+pub fn queue() -> QueueName {
+    "email".parse().unwrap()
+}
+
+pub fn job(payload: impl Into<Bytes>) -> NewJob {
+    let id = JobId {
+        queue: queue(),
+        shard: 0,
+        local: Uuid::now_v7(),
+    };
+    NewJob::new(id, payload)
+}
+
+pub async fn submit(store: &SqliteStore, job: NewJob) -> StoreResult<Submitted> {
+    store.submit(vec![job]).await.remove(0)
+}
+
+pub async fn lease(store: &SqliteStore, max: u32) -> StoreResult<Vec<LeaseRef>> {
+    let want = Want {
+        session: Session(Uuid::from_u128(1)),
+        incarnation: Incarnation(Uuid::from_u128(1)),
+        max,
+    };
+    let request = LeaseRequest {
+        queue: queue(),
+        wants: vec![want],
+    };
+    let grants = store.lease(vec![request]).await.remove(0)?.grants;
+    let held = |job: Job| LeaseRef {
+        id: job.id,
+        fence: job.fence,
+    };
+    Ok(grants.into_iter().map(|grant| held(grant.job)).collect())
+}
+
+pub async fn settle(store: &SqliteStore, lease: &LeaseRef) -> StoreResult<SettleResult> {
+    settle_with(store, lease, "done").await
+}
+
+pub async fn settle_with(
+    store: &SqliteStore,
+    lease: &LeaseRef,
+    result: impl Into<Bytes>,
+) -> StoreResult<SettleResult> {
+    let settlement = Settlement {
+        lease: lease.clone(),
+        outcome: Outcome::Succeeded {
+            result: result.into(),
+        },
+        class: None,
+        run_ms: 1,
+    };
+    store
+        .settle(vec![SettleItem {
+            settlement,
+            random: 0.5,
+        }])
+        .await
+        .remove(0)
+}
+
+pub async fn get(store: &SqliteStore, id: &JobId) -> Option<Job> {
+    store.get(vec![id.clone()]).await.remove(0).unwrap()
+}
+
+pub async fn stats(store: &SqliteStore) -> QueueStats {
+    store.stats(vec![queue()]).await.remove(0).unwrap().unwrap()
+}
+
+/// Asks until there is an answer.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+    let asking = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking)
+        .await
+        .unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
+}
