@@ -15,6 +15,7 @@ use super::{
     MemoryStore,
     journal::{Changes, Journal, Need, Nowhere},
     queue::Queue,
+    sweep::PIECE,
 };
 use crate::{AnchoredClock, Clock, StoreEvent, StoreResult, wake::Events};
 
@@ -122,7 +123,7 @@ impl<J: Journal> LocalStore<J> {
     }
 
     /// Waits for the journal, then tells what happened.
-    pub(super) async fn keep(&self, owed: Owed<'_>, ticket: Option<u64>) -> StoreResult<()> {
+    async fn keep(&self, owed: Owed<'_>, ticket: Option<u64>) -> StoreResult<()> {
         let Some(ticket) = ticket else {
             return Ok(());
         };
@@ -134,10 +135,18 @@ impl<J: Journal> LocalStore<J> {
         Ok(())
     }
 
-    pub(super) fn owed(&self, events: Vec<StoreEvent>) -> Owed<'_> {
+    fn owed(&self, events: Vec<StoreEvent>) -> Owed<'_> {
         Owed {
             missed: &self.missed,
             events,
+        }
+    }
+
+    pub(super) fn work(&self) -> Work<'_, J> {
+        Work {
+            store: self,
+            owed: self.owed(Vec::new()),
+            ticket: None,
         }
     }
 
@@ -149,7 +158,7 @@ impl<J: Journal> LocalStore<J> {
 
     /// The part of [`Self::each`] under the lock.
     #[allow(clippy::type_complexity, reason = "three results of one step")]
-    pub(super) fn apply<T, R>(
+    fn apply<T, R>(
         &self,
         need: Need,
         items: Vec<T>,
@@ -188,11 +197,68 @@ impl<J: Journal> LocalStore<J> {
     }
 }
 
+/// A call that takes the lock more than once: changes in pieces, kept and told of together.
+pub(super) struct Work<'s, J> {
+    store: &'s LocalStore<J>,
+    owed: Owed<'s>,
+    ticket: Option<u64>,
+}
+
+impl<J: Journal> Work<'_, J> {
+    /// One piece; `None` if there is no such queue.
+    pub fn once<R>(
+        &mut self,
+        name: &QueueName,
+        mut step: impl FnMut(&mut Queue, &Context) -> R,
+    ) -> Option<R> {
+        let on_queue =
+            |queue: Option<&mut Queue>, (), context: &Context| Ok(queue.map(|queue| step(queue, context)));
+        let (mut answers, events, ticket) =
+            self.store
+                .apply(Need::Change, vec![()], |()| name.clone(), false, on_queue);
+        self.owed.events.extend(events);
+        self.ticket = ticket;
+        answers.remove(0).unwrap_or_default()
+    }
+
+    /// Pieces until one does less than it may; how much was done in all.
+    pub async fn repeat(
+        &mut self,
+        name: &QueueName,
+        mut step: impl FnMut(&mut Queue, usize, &Context) -> usize + Send,
+    ) -> u64 {
+        let mut all = 0;
+        loop {
+            let done = self
+                .once(name, |queue, context| step(queue, PIECE as usize, context))
+                .unwrap_or(0);
+            all += done as u64;
+            if done < PIECE as usize {
+                return all;
+            }
+            self.store.give_way().await;
+        }
+    }
+
+    /// Waits for the journal, then tells what happened.
+    pub async fn keep(self) -> StoreResult<()> {
+        self.store.keep(self.owed, self.ticket).await
+    }
+
+    /// These answers, once everything is kept.
+    pub async fn keep_all<R>(self, answers: Vec<R>) -> Vec<StoreResult<R>> {
+        match self.keep().await {
+            Ok(()) => answers.into_iter().map(Ok).collect(),
+            Err(error) => answers.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+}
+
 /// Events that wait for their changes to be kept. The changes are made, whatever becomes of the wait: a wake that is
 /// dropped before it was told is missed, and must not be forgotten.
-pub(super) struct Owed<'s> {
+struct Owed<'s> {
     missed: &'s AtomicBool,
-    pub(super) events: Vec<StoreEvent>,
+    events: Vec<StoreEvent>,
 }
 
 impl Owed<'_> {

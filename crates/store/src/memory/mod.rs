@@ -80,51 +80,50 @@ impl<J: Journal> JobStore for LocalStore<J> {
     }
 
     async fn reclaim(&self, reclaim: Reclaim) -> StoreResult<Reclaimed> {
+        self.journal.check(Need::Change)?;
         let mut queues = reclaim.queues.clone();
         queues.extend(reclaim.leases.iter().map(|lease| lease.id.queue.clone()));
         queues.sort();
         queues.dedup();
-        let mut answer = Reclaimed::default();
-        let parts = self.each(
-            Need::Change,
-            queues,
-            Clone::clone,
-            false,
-            |queue, name, context| {
-                let leases = reclaim
-                    .leases
-                    .iter()
-                    .filter(|lease| lease.id.queue == name)
-                    .cloned()
-                    .collect::<Vec<_>>();
-                Ok(match queue {
-                    Some(queue) => queue.reclaim(&reclaim, leases, context),
-                    None => Reclaimed {
-                        lost: leases,
-                        ..Reclaimed::default()
-                    },
-                })
-            },
-        );
-        let parts = parts.await;
-        for part in parts {
-            let part = part?;
-            answer.kept.extend(part.kept);
-            answer.lost.extend(part.lost);
-            answer.returned += part.returned;
+        let (mut answer, mut work) = (Reclaimed::default(), self.work());
+        for name in queues {
+            let take_back = |queue: &mut Queue, limit, context: &Context| {
+                queue.take_back_losses(reclaim.incarnation, limit, context)
+            };
+            work.repeat(&name, take_back).await;
+            let leases = reclaim.leases.iter().filter(|lease| lease.id.queue == name);
+            let leases: Vec<_> = leases.cloned().collect();
+            let held = work.once(&name, |queue, context| queue.reclaim(&reclaim, &leases, context));
+            let held = held.unwrap_or_else(|| vec![false; leases.len()]);
+            for (lease, held) in leases.into_iter().zip(held) {
+                if held { &mut answer.kept } else { &mut answer.lost }.push(lease);
+            }
+            for &session in reclaim
+                .replaces
+                .iter()
+                .filter(|session| **session != reclaim.session)
+            {
+                let give_back = |queue: &mut Queue, limit, context: &Context| {
+                    queue.return_leases(session, limit, context)
+                };
+                answer.returned += work.repeat(&name, give_back).await;
+            }
         }
+        work.keep().await?;
         Ok(answer)
     }
 
     async fn release_session(&self, releases: Vec<SessionRelease>) -> Vec<StoreResult<u64>> {
-        self.each(
-            Need::Change,
-            releases,
-            |release| release.queue.clone(),
-            false,
-            |queue, release, context| Ok(queue.map_or(0, |queue| queue.release_session(&release, context))),
-        )
-        .await
+        if let Err(error) = self.journal.check(Need::Change) {
+            return releases.iter().map(|_| Err(error.clone())).collect();
+        }
+        let (mut given, mut work) = (Vec::with_capacity(releases.len()), self.work());
+        for release in &releases {
+            let step =
+                |queue: &mut Queue, limit, context: &Context| queue.release_session(release, limit, context);
+            given.push(work.repeat(&release.queue, step).await);
+        }
+        work.keep_all(given).await
     }
 
     async fn settle(&self, items: Vec<SettleItem>) -> Vec<StoreResult<SettleResult>> {
@@ -144,18 +143,12 @@ impl<J: Journal> JobStore for LocalStore<J> {
         if let Err(error) = self.journal.check(Need::Change) {
             return requests.iter().map(|_| Err(error.clone())).collect();
         }
-        let (mut reports, mut owed, mut newest) = (Vec::new(), self.owed(Vec::new()), None);
+        let (mut reports, mut work) = (Vec::with_capacity(requests.len()), self.work());
         for request in requests {
             let mut whole = SweepReport::default();
             for piece in pieces(&request) {
-                let sweep = |queue: Option<&mut Queue>, request, context: &Context| {
-                    Ok(queue.map_or_else(SweepReport::default, |queue| queue.sweep(&request, context)))
-                };
-                let of = |request: &SweepRequest| request.queue.clone();
-                let (mut answers, events, ticket) = self.apply(Need::Change, vec![piece], of, false, sweep);
-                add(&mut whole, answers.remove(0).unwrap_or_default());
-                owed.events.extend(events);
-                newest = ticket;
+                let report = work.once(&request.queue, |queue, context| queue.sweep(&piece, context));
+                add(&mut whole, report.unwrap_or_default());
                 if !whole.more {
                     break;
                 }
@@ -163,10 +156,7 @@ impl<J: Journal> JobStore for LocalStore<J> {
             }
             reports.push(whole);
         }
-        match self.keep(owed, newest).await {
-            Ok(()) => reports.into_iter().map(Ok).collect(),
-            Err(error) => reports.into_iter().map(|_| Err(error.clone())).collect(),
-        }
+        work.keep_all(reports).await
     }
 
     async fn get(&self, ids: Vec<JobId>) -> Vec<StoreResult<Option<Job>>> {

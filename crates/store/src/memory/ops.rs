@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tidegate_protocol::domain::{
-    CapRecord, JobId, JobState, Lane, LeaseRef, LocalId, NewJob, SettleResult, SubmitOutcome, Submitted,
+    CapRecord, Incarnation, JobId, JobState, Lane, LeaseRef, LocalId, NewJob, Session, SettleResult,
+    SubmitOutcome, Submitted,
 };
 
 use super::{Context, keys::KeyEntry, queue::Queue, slots::Slot};
 use crate::{
     Action, ActionAnswer, CapAnswer, CapOrder, Grant, Grants, ITEMS_PER_CALL_MAX, QueueRecord, Reclaim,
-    Reclaimed, ReleaseCause, RenewAnswer, SessionRelease, SettleItem, StoreError, StoreResult, Want,
+    ReleaseCause, RenewAnswer, SessionRelease, SettleItem, StoreError, StoreResult, Want,
     lifecycle::{self, REQUEST_ID_WINDOW_MS, jitter},
 };
 
@@ -87,9 +88,9 @@ impl Queue {
         let mut room: Vec<u32> = wants.iter().map(|want| want.max).collect();
         let wanted: u64 = room.iter().map(|&n| u64::from(n)).sum();
         let mut grants = Vec::new();
-        let mut next = 0;
+        let (mut next, mut late) = (0, 0);
         while (grants.len() as u64) < wanted.min(ITEMS_PER_CALL_MAX as u64) {
-            let Some(local) = self.take_ready(context) else {
+            let Some(local) = self.take_ready(&mut late, context) else {
                 break;
             };
             while room[next] == 0 {
@@ -110,6 +111,10 @@ impl Queue {
         let unmet = (grants.len() as u64) < wanted;
         if unmet {
             self.hungry = true;
+            // There may be more, only not in this call.
+            if late >= ITEMS_PER_CALL_MAX {
+                self.wake(context);
+            }
         }
         Grants {
             grants,
@@ -120,14 +125,15 @@ impl Queue {
     }
 
     /// The next job that may be leased under the caps: the lanes take turns, and one that is empty or full passes.
-    fn take_ready(&mut self, context: &Context) -> Option<LocalId> {
+    /// `late` counts those on the way whose deadline has passed, which end here: a bounded number in one call.
+    fn take_ready(&mut self, late: &mut usize, context: &Context) -> Option<LocalId> {
         let caps = CapRecord::effective(
             self.cap.as_ref(),
             self.policy.costs_a_resource(),
             self.paused,
             context.now_ms,
         );
-        loop {
+        while *late < ITEMS_PER_CALL_MAX {
             let may = |lane: Lane| match caps {
                 None => true,
                 Some((cap, retry_cap)) => {
@@ -140,16 +146,18 @@ impl Queue {
                 .into_iter()
                 .find(|&lane| may(lane) && self.ready[lane.index()].front().is_some())?;
             let (local, _) = self.ready[lane.index()].front()?;
-            let late = |job| lifecycle::past_deadline(job, context.now_ms);
-            if self.job(local).is_some_and(late) {
+            let is_late = |job| lifecycle::past_deadline(job, context.now_ms);
+            if self.job(local).is_some_and(is_late) {
                 self.change(local, false, context, |job| {
                     lifecycle::expired(job, context.now_ms)
                 });
+                *late += 1;
                 continue;
             }
             self.counters.turn = lane.other();
             return Some(local);
         }
+        None
     }
 
     pub fn renew(&mut self, lease: &LeaseRef, context: &Context) -> RenewAnswer {
@@ -166,62 +174,67 @@ impl Queue {
         }
     }
 
-    pub fn reclaim(&mut self, reclaim: &Reclaim, leases: Vec<LeaseRef>, context: &Context) -> Reclaimed {
-        let now_ms = context.now_ms;
-        for local in self.blamed.get(&reclaim.incarnation).cloned().unwrap_or_default() {
-            self.change(local, true, context, |job| {
-                lifecycle::loss_taken_back(job, reclaim.incarnation);
+    /// Takes back up to `limit` losses blamed on a process; answers how many it looked at.
+    pub fn take_back_losses(&mut self, incarnation: Incarnation, limit: usize, context: &Context) -> usize {
+        let blamed = self.blamed.get(&incarnation);
+        let blamed: Vec<LocalId> = blamed.into_iter().flatten().copied().take(limit).collect();
+        for local in &blamed {
+            self.change(*local, true, context, |job| {
+                lifecycle::loss_taken_back(job, incarnation);
             });
         }
-        let mut answer = Reclaimed::default();
-        let until_ms = now_ms + self.policy.lease_ttl_ms;
+        blamed.len()
+    }
+
+    /// Gives the leases that a process still holds to its new session; whether each is held.
+    pub fn reclaim(&mut self, reclaim: &Reclaim, leases: &[LeaseRef], context: &Context) -> Vec<bool> {
+        let until_ms = context.now_ms + self.policy.lease_ttl_ms;
+        let mut held = Vec::with_capacity(leases.len());
         for lease in leases {
-            if self.holds(&lease) {
+            let holds = self.holds(lease);
+            if holds {
                 self.change(lease.id.local, true, context, |job| {
                     let held = job.lease.as_mut().expect("a running job has a lease");
                     held.session = reclaim.session;
                     held.incarnation = reclaim.incarnation;
                     held.until_ms = until_ms;
                 });
-                answer.kept.push(lease);
-            } else {
-                answer.lost.push(lease);
             }
+            held.push(holds);
         }
-        for session in reclaim
-            .replaces
-            .iter()
-            .filter(|session| **session != reclaim.session)
-        {
-            for (local, _) in self.leases_of(session) {
-                self.change(local, false, context, |job| lifecycle::returned(job, now_ms));
-                answer.returned += 1;
-            }
-        }
-        answer
+        held
     }
 
-    fn leases_of(&self, session: &tidegate_protocol::domain::Session) -> Vec<Slot> {
-        self.sessions
-            .get(session)
-            .map(|slots| slots.iter().copied().collect())
-            .unwrap_or_default()
-    }
-
-    pub fn release_session(&mut self, release: &SessionRelease, context: &Context) -> u64 {
-        let now_ms = context.now_ms;
-        let slots = self.leases_of(&release.session);
-        let keep_slot = release.cause == ReleaseCause::Broken && self.policy.costs_a_resource();
-        let policy = self.policy.clone();
-        for &(local, fence) in &slots {
-            self.change(local, keep_slot, context, |job| match release.cause {
-                ReleaseCause::Bye => lifecycle::returned(job, now_ms),
-                ReleaseCause::Broken => {
-                    lifecycle::lost(job, &policy, jitter(release.seed, fence, local), now_ms)
-                }
+    /// Up to `limit` jobs that a session still holds go back to ready, uncounted; answers how many.
+    pub fn return_leases(&mut self, session: Session, limit: usize, context: &Context) -> usize {
+        let slots = self.leases_of(session, limit);
+        for &(local, _) in &slots {
+            self.change(local, false, context, |job| {
+                lifecycle::returned(job, context.now_ms)
             });
         }
-        slots.len() as u64
+        slots.len()
+    }
+
+    fn leases_of(&self, session: Session, limit: usize) -> Vec<Slot> {
+        let slots = self.sessions.get(&session);
+        slots.into_iter().flatten().copied().take(limit).collect()
+    }
+
+    /// Up to `limit` jobs of a session whose stream is gone; answers how many.
+    pub fn release_session(&mut self, release: &SessionRelease, limit: usize, context: &Context) -> usize {
+        if release.cause == ReleaseCause::Bye {
+            return self.return_leases(release.session, limit, context);
+        }
+        let (policy, keep_slot) = (self.policy.clone(), self.policy.costs_a_resource());
+        let slots = self.leases_of(release.session, limit);
+        for &(local, fence) in &slots {
+            let random = jitter(release.seed, fence, local);
+            self.change(local, keep_slot, context, |job| {
+                lifecycle::lost(job, &policy, random, context.now_ms);
+            });
+        }
+        slots.len()
     }
 
     pub fn settle(&mut self, item: &SettleItem, context: &Context) -> SettleResult {

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Items of each kind that are worked off without letting go of the lock.
-const PIECE: u32 = 100;
+pub(super) const PIECE: u32 = 100;
 /// Pieces of one call: what they change is one commit, and a call is to be over in a few milliseconds.
 const PIECES_MAX: u32 = 5;
 
