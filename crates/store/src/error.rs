@@ -19,8 +19,8 @@ pub enum StoreError {
     /// Nothing happened: the store takes no writes (a replica, or one that lost its own).
     #[error("the job store takes no writes: {0}")]
     ReadOnly(String),
-    /// What is stored is not what this version wrote.
-    #[error("the job store holds what this version cannot read: {0}")]
+    /// What is stored is not what was written, or not by this version.
+    #[error("the job store is damaged, or of another version: {0}")]
     Corrupt(String),
     /// The request itself is wrong (e.g. a cursor of another store).
     #[error("invalid request: {0}")]

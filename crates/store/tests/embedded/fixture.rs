@@ -32,11 +32,19 @@ pub fn job(payload: impl Into<Bytes>) -> NewJob {
     NewJob::new(id, payload)
 }
 
-pub async fn submit(store: &SqliteStore, job: NewJob) -> StoreResult<Submitted> {
+pub async fn submit(store: &impl JobStore, job: NewJob) -> StoreResult<Submitted> {
     store.submit(vec![job]).await.remove(0)
 }
 
-pub async fn lease(store: &SqliteStore, max: u32) -> StoreResult<Vec<LeaseRef>> {
+/// A thousand at a time; all must be taken.
+pub async fn submit_all(store: &impl JobStore, jobs: Vec<NewJob>) {
+    for batch in jobs.chunks(1_000) {
+        let answers = store.submit(batch.to_vec()).await;
+        assert!(answers.iter().all(Result::is_ok));
+    }
+}
+
+pub async fn lease(store: &impl JobStore, max: u32) -> StoreResult<Vec<LeaseRef>> {
     let want = Want {
         session: Session(Uuid::from_u128(1)),
         incarnation: Incarnation(Uuid::from_u128(1)),
@@ -54,12 +62,12 @@ pub async fn lease(store: &SqliteStore, max: u32) -> StoreResult<Vec<LeaseRef>> 
     Ok(grants.into_iter().map(|grant| held(grant.job)).collect())
 }
 
-pub async fn settle(store: &SqliteStore, lease: &LeaseRef) -> StoreResult<SettleResult> {
+pub async fn settle(store: &impl JobStore, lease: &LeaseRef) -> StoreResult<SettleResult> {
     settle_with(store, lease, "done").await
 }
 
 pub async fn settle_with(
-    store: &SqliteStore,
+    store: &impl JobStore,
     lease: &LeaseRef,
     result: impl Into<Bytes>,
 ) -> StoreResult<SettleResult> {
@@ -80,11 +88,11 @@ pub async fn settle_with(
         .remove(0)
 }
 
-pub async fn get(store: &SqliteStore, id: &JobId) -> Option<Job> {
+pub async fn get(store: &impl JobStore, id: &JobId) -> Option<Job> {
     store.get(vec![id.clone()]).await.remove(0).unwrap()
 }
 
-pub async fn stats(store: &SqliteStore) -> QueueStats {
+pub async fn stats(store: &impl JobStore) -> QueueStats {
     store.stats(vec![queue()]).await.remove(0).unwrap().unwrap()
 }
 

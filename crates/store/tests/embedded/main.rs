@@ -1,5 +1,5 @@
-//! What only the embedded store promises: one owner, a file that survives its owner, and what happens when the file or its
-//! disk is not as it should be. The contract that it shares with the other stores is tested in `tests`.
+//! What only the stores of one process promise: one owner of a file, a file that survives its owner, what happens when the
+//! file or its disk is not as it should be, work in pieces. The contract that all stores share is tested in `tests`.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -7,6 +7,7 @@
 )]
 
 mod answers;
+mod bounds;
 mod child;
 mod fixture;
 mod full;
