@@ -9,9 +9,10 @@ use std::{
     hash::{BuildHasher, Hash},
 };
 
-/// One map of a million entries moves all of them when it grows: tens of milliseconds in which every caller waits for
-/// the lock. Of this many maps each moves its own share, at another moment. A power of two.
-const PARTS: usize = 64;
+/// One map of a million entries moves all of them when it grows: a second in which every caller waits for the lock. Of
+/// this many maps each moves its own share. The last gets twice as much as the first, in even steps between them, so
+/// that no two grow at the same moment however many entries there are.
+const PARTS: usize = 128;
 
 pub(crate) struct Spread<K, V> {
     hasher: RandomState,
@@ -33,7 +34,9 @@ impl<K: Hash + Eq, V> Default for Spread<K, V> {
 impl<K: Hash + Eq, V> Spread<K, V> {
     fn part<Q: Hash + ?Sized>(&self, key: &Q) -> usize {
         // Bits that the maps themselves do not look at: they use the lowest and the highest seven.
-        (self.hasher.hash_one(key) >> 40) as usize % PARTS
+        let bits = (self.hasher.hash_one(key) >> 25) as u32;
+        let octave = (1.0 + f64::from(bits) / (f64::from(u32::MAX) + 1.0)).log2();
+        (octave * PARTS as f64) as usize
     }
 
     pub fn len(&self) -> u64 {
@@ -95,16 +98,18 @@ mod tests {
     }
 
     #[test]
-    fn every_part_takes_its_share() {
+    fn parts_take_shares_between_one_and_two() {
         let mut spread = Spread::<u32, ()>::default();
-        for n in 0..64_000 {
+        for n in 0..200_000 {
             spread.insert(n, ());
         }
-        assert!(
-            spread
-                .parts
-                .iter()
-                .all(|part| part.len() > 500 && part.len() < 1_500)
+        let sizes: Vec<_> = spread.parts.iter().map(HashMap::len).collect();
+        let (first, last) = (
+            sizes[..16].iter().sum::<usize>(),
+            sizes[PARTS - 16..].iter().sum::<usize>(),
         );
+        let ratio = last as f64 / first as f64;
+        assert!((1.7..1.95).contains(&ratio), "{ratio}: {sizes:?}");
+        assert!(sizes.iter().all(|size| (900..2_500).contains(size)), "{sizes:?}");
     }
 }
