@@ -1,10 +1,14 @@
 //! Rebuilds the state from the file, once, at start.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::mpsc::{self, SyncSender},
+    thread,
+};
 
 use anyhow::{Context as _, anyhow};
 use rusqlite::{Connection, OptionalExtension as _};
-use tidegate_protocol::domain::QueueName;
+use tidegate_protocol::domain::{Job, QueueName};
 use uuid::Uuid;
 
 use super::rows::{self, lane, split};
@@ -23,6 +27,10 @@ pub(super) struct Loaded {
 }
 
 type Queues = HashMap<i64, QueueName>;
+
+/// Jobs that are handed from the reading to the indexing thread at once, and how often before it waits.
+const BATCH: usize = 1_000;
+const BATCHES_AHEAD: usize = 8;
 
 pub(super) fn load(connection: &Connection) -> anyhow::Result<Loaded> {
     let incarnation = match fact(connection, "incarnation")? {
@@ -83,16 +91,50 @@ fn load_queues(connection: &Connection, state: &mut State) -> anyhow::Result<Que
 fn queue_of<'s>(id: i64, state: &'s mut State, queues: &Queues) -> anyhow::Result<&'s mut Queue> {
     let name = queues.get(&id);
     name.and_then(|name| state.queues.get_mut(name))
-        .ok_or_else(|| anyhow!("a row of the unknown queue {id}"))
+        .ok_or_else(|| unknown(id))
 }
 
+fn unknown(queue: i64) -> anyhow::Error {
+    anyhow!("a row of the unknown queue {queue}")
+}
+
+/// Reading rows and indexing jobs take the same time: a thread each.
 fn load_jobs(connection: &Connection, state: &mut State, queues: &Queues) -> anyhow::Result<()> {
+    let (sender, receiver) = mpsc::sync_channel(BATCHES_AHEAD);
+    thread::scope(|scope| {
+        let indexing = scope.spawn(move || receiver.into_iter().try_for_each(|batch| index(batch, state)));
+        let read = read_jobs(connection, queues, sender);
+        let indexed = indexing
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // What went wrong over there ends the reading here.
+        indexed.and(read)
+    })
+}
+
+/// A job, its number and its position.
+type Read = (Job, u64, Option<u64>);
+
+fn read_jobs(connection: &Connection, queues: &Queues, sender: SyncSender<Vec<Read>>) -> anyhow::Result<()> {
     let mut statement = connection.prepare(rows::SELECT_JOBS)?;
     let mut rows = statement.query([])?;
+    let mut batch = Vec::with_capacity(BATCH);
     while let Some(row) = rows.next()? {
         let (queue, number) = split(row.get(0)?);
-        let queue = queue_of(queue, state, queues)?;
-        let (job, position) = rows::job(row, queue.name.clone())?;
+        let name = queues.get(&queue).ok_or_else(|| unknown(queue))?;
+        let (job, position) = rows::job(row, name.clone())?;
+        batch.push((job, number, position));
+        if batch.len() == BATCH {
+            sender.send(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)))?;
+        }
+    }
+    Ok(sender.send(batch)?)
+}
+
+fn index(batch: Vec<Read>, state: &mut State) -> anyhow::Result<()> {
+    for (job, number, position) in batch {
+        let queue = state.queues.get_mut(&job.id.queue);
+        let queue = queue.with_context(|| format!("queue {} was not restored", job.id.queue))?;
         queue.restore_job(job, number, position);
     }
     Ok(())
