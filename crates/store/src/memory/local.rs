@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{AnchoredClock, Clock, StoreEvent, StoreResult, wake::Events};
 
-/// Some hundred microseconds: longer than a thread takes to wake, short enough if it does not.
-const YIELDS_MAX: usize = 1_000;
+/// A hundred microseconds or more: longer than a thread takes to wake, short enough if it does not.
+const YIELDS_MAX: usize = 300;
 
 /// A store whose state is in this process; `J` says where changes are kept beside it.
 pub struct LocalStore<J> {

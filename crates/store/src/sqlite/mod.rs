@@ -40,8 +40,8 @@ pub type SqliteStore = LocalStore<FileJournal>;
 const STATEMENTS: usize = 32;
 /// KiB: the ends of a few tables are all that a commit touches.
 const CACHE_KIB: i64 = 8_192;
-/// Pages in the log before they are moved into the file: 8 MiB.
-const CHECKPOINT_PAGES: i64 = 500;
+/// Pages in the log before they are moved into the file, 1 MiB: a commit waits for that, a larger log for longer.
+const CHECKPOINT_PAGES: i64 = 250;
 /// A log that has grown (while the file was being checked) gives its room back down to this.
 const LOG_BYTES_MAX: i64 = 16 << 20;
 
