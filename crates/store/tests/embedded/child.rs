@@ -6,12 +6,33 @@ use std::{
     process::{Child, ChildStdout, Command, Stdio},
 };
 
-use crate::fixture::{job, open, submit};
+use tidegate_store::JobStore;
+
+use crate::fixture::{job, keep_everything, lease, open, settle, submit};
 
 /// Names the file to the child.
 pub const FILE: &str = "TIDEGATE_TEST_FILE";
 /// Jobs that an owner enters before it says that it is ready.
 pub const JOBS: usize = 50;
+
+/// An owner that works until it is killed; what it was told: ids of jobs that were entered, and of jobs that were settled.
+pub fn work_until_killed(path: &Path, lines: usize) -> (Vec<String>, Vec<String>) {
+    let mut owner = Owner::spawn(path, "child::works_until_killed");
+    let told: Vec<String> = owner.lines.by_ref().take(lines).map(Result::unwrap).collect();
+    owner.child.kill().unwrap();
+    // What it said after that, but before it was dead, counts as well; the last line may be torn.
+    let mut told: Vec<_> = told
+        .into_iter()
+        .chain(owner.lines.by_ref().map_while(Result::ok))
+        .collect();
+    owner.child.wait().unwrap();
+    told.pop();
+    let of = |kind: &str| {
+        let ids = told.iter().filter_map(|line| line.split_once(kind));
+        ids.map(|(_, id)| id.to_owned()).collect()
+    };
+    (of("job "), of("done "))
+}
 
 /// An owner of a store's file.
 pub struct Owner {
@@ -21,11 +42,11 @@ pub struct Owner {
 
 impl Owner {
     pub fn start(path: &Path) -> Self {
-        let mut child = test("child::owns_a_file")
-            .env(FILE, path)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::spawn(path, "child::owns_a_file")
+    }
+
+    fn spawn(path: &Path, part: &str) -> Self {
+        let mut child = test(part).env(FILE, path).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child, lines }
     }
@@ -81,4 +102,25 @@ async fn owns_a_file() {
     println!("ready");
     std::io::stdout().flush().unwrap();
     std::thread::sleep(crate::fixture::PATIENCE);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn works_until_killed() {
+    let Some(path) = file() else {
+        return;
+    };
+    let store = open(&path).await.unwrap();
+    keep_everything(&store).await;
+    let caller = || async {
+        loop {
+            for answer in store.submit((0..20).map(|_| job("a")).collect()).await {
+                println!("job {}", answer.unwrap().id);
+            }
+            for held in lease(&store, 10).await.unwrap() {
+                settle(&store, &held).await.unwrap();
+                println!("done {}", held.id);
+            }
+        }
+    };
+    tokio::join!(caller(), caller());
 }

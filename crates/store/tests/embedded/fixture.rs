@@ -4,11 +4,11 @@ use std::{future::Future, path::Path, time::Duration};
 
 use bytes::Bytes;
 use tidegate_protocol::domain::{
-    Incarnation, Job, JobId, LeaseRef, NewJob, Outcome, QueueName, Session, SettleResult, Settlement,
-    Submitted,
+    Incarnation, Job, JobId, LeaseRef, NewJob, Outcome, Policy, QueueName, Session, SettleResult, Settlement,
+    Submitted, Version,
 };
 use tidegate_store::{
-    JobStore, LeaseRequest, OpenError, QueueStats, SettleItem, StoreResult, Want,
+    JobStore, LeaseRequest, OpenError, QueueRecord, QueueStats, SettleItem, StoreResult, Want,
     sqlite::{SqliteOptions, SqliteStore},
 };
 use uuid::Uuid;
@@ -30,6 +30,21 @@ pub fn job(payload: impl Into<Bytes>) -> NewJob {
         local: Uuid::now_v7(),
     };
     NewJob::new(id, payload)
+}
+
+/// A policy under which nothing is forgotten and no lease ends while a test runs.
+pub async fn keep_everything(store: &impl JobStore) {
+    let policy = Policy {
+        keep_finished: 1_000_000,
+        lease_ttl_ms: 600_000,
+        ..Policy::default()
+    };
+    let record = QueueRecord {
+        queue: queue(),
+        policy,
+        version: Version::default(),
+    };
+    assert!(store.put_queue(vec![record]).await.remove(0).unwrap());
 }
 
 pub async fn submit(store: &impl JobStore, job: NewJob) -> StoreResult<Submitted> {

@@ -8,12 +8,12 @@ use std::{
     process::Command,
 };
 
-use tidegate_protocol::domain::{JobId, JobState, LeaseRef, Policy, SettleResult, Version};
-use tidegate_store::{JobStore, QueueRecord, RenewAnswer, StoreError, sqlite::SqliteStore};
+use tidegate_protocol::domain::{JobId, JobState, LeaseRef, SettleResult};
+use tidegate_store::{JobStore, RenewAnswer, StoreError, sqlite::SqliteStore};
 
 use crate::{
     child::{FILE, file, test},
-    fixture::{eventually, get, job, lease, open, queue, settle, settle_with, stats, submit},
+    fixture::{eventually, get, job, keep_everything, lease, open, settle, settle_with, stats, submit},
 };
 
 /// Room for the reserve and some thousand jobs.
@@ -133,20 +133,6 @@ async fn on_a_small_disk() {
         );
     }
     store.close().await;
-}
-
-async fn keep_everything(store: &SqliteStore) {
-    let policy = Policy {
-        keep_finished: 1_000_000,
-        lease_ttl_ms: 600_000,
-        ..Policy::default()
-    };
-    let record = QueueRecord {
-        queue: queue(),
-        policy,
-        version: Version::default(),
-    };
-    assert!(store.put_queue(vec![record]).await.remove(0).unwrap());
 }
 
 /// Submits until the disk is full: what was acknowledged. The commit that meets the full disk is kept, too.

@@ -7,10 +7,11 @@ use std::{
 };
 
 use rusqlite::Connection;
+use tidegate_protocol::domain::JobState;
 use tidegate_store::{Durability, JobStore, OpenError, StoreError};
 
 use crate::{
-    child::{JOBS, Owner},
+    child::{JOBS, Owner, work_until_killed},
     fixture::{eventually, get, job, lease, open, settle, stats, submit},
 };
 
@@ -64,6 +65,39 @@ async fn acknowledged_jobs_survive_kill_9_and_the_file_is_checked() {
         }
     }
     panic!("the file is whole, and no check says so");
+}
+
+#[tokio::test]
+async fn whatever_was_answered_survives_kill_9_at_any_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("jobs.db");
+    let (mut entered, mut settled) = (Vec::new(), Vec::new());
+    for round in 0..5 {
+        let (jobs, done) = work_until_killed(&path, 200 + 77 * round);
+        entered.extend(jobs);
+        settled.extend(done);
+        let store = open(&path).await.unwrap();
+        for id in &entered {
+            assert!(get(&store, &id.parse().unwrap()).await.is_some(), "{id} is lost");
+        }
+        for id in &settled {
+            let job = get(&store, &id.parse().unwrap()).await.unwrap();
+            assert_eq!(job.state, JobState::Succeeded, "{id} forgot its end");
+        }
+        let stats = stats(&store).await;
+        assert_eq!(
+            stats.submitted_total,
+            stats.ready + stats.running + stats.succeeded
+        );
+        assert_eq!(stats.slots, stats.running);
+        drop(store);
+    }
+    assert!(
+        entered.len() > 500 && settled.len() > 200,
+        "{} and {}",
+        entered.len(),
+        settled.len()
+    );
 }
 
 #[tokio::test]
