@@ -24,6 +24,30 @@ pub const RESULTS_KEPT_MAX: usize = 10_000;
 /// How long a request id is remembered.
 pub const REQUEST_ID_WINDOW_MS: u64 = 600_000;
 
+/// A key is in force while its job lives and for the window after it. When it is entered nobody knows when that will be:
+/// it gets a 64th more than the window, and is entered anew only if its job takes longer than that or does not succeed. So
+/// most jobs cost no second entry.
+const KEY_SLACK_DIVISOR: u64 = 64;
+/// Ends of keys are compared in these units, in which Redis keeps them with the job.
+const KEY_UNIT_MS: u64 = 1_024;
+const KEY_END_MS_MAX: u64 = u32::MAX as u64 * KEY_UNIT_MS;
+
+/// When a key ends that is entered now, if its job ends soon.
+pub fn key_end_ms(window_ms: u64, now_ms: u64) -> u64 {
+    let end = now_ms
+        .saturating_add(window_ms)
+        .saturating_add(window_ms / KEY_SLACK_DIVISOR);
+    end.min(KEY_END_MS_MAX)
+}
+
+/// The end of a key whose job ends now, if it has to be entered anew; `end_ms` is what it was entered with.
+pub fn key_closed_ms(end_ms: u64, ended: JobState, window_ms: u64, now_ms: u64) -> Option<u64> {
+    let end_ms = end_ms / KEY_UNIT_MS * KEY_UNIT_MS;
+    let wanted = now_ms.saturating_add(window_ms);
+    let is_enough = ended == JobState::Succeeded && end_ms >= wanted;
+    (!is_enough).then(|| end_ms.max(wanted).min(KEY_END_MS_MAX))
+}
+
 /// A number in [0, 1) for one job of a sweep: the same for the same seed, fence and id in Rust and in Lua, and
 /// independent of the order in which jobs are visited.
 pub fn jitter(seed: u32, fence: u64, local: uuid::Uuid) -> f64 {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tidegate_protocol::domain::{
-    Cap, Incarnation, Job, JobId, LeaseRef, NewJob, Outcome, Policy, QueueName, ResourceCost, Session,
+    Cap, Incarnation, Job, JobId, LeaseRef, NewJob, Outcome, PayloadHash, Policy, QueueName, ResourceCost, Session,
     SettleResult, Settlement, Version,
 };
 use tidegate_store::{
@@ -240,10 +240,10 @@ pub fn job(name: &str, payload: &str) -> NewJob {
 }
 
 /// Not a real hash: tells the payloads of these tests apart.
-pub fn hash(payload: &str) -> [u8; 16] {
-    let mut hash = [0; 16];
+pub fn hash(payload: &str) -> PayloadHash {
+    let mut hash = PayloadHash::default();
     for (i, byte) in payload.bytes().enumerate() {
-        hash[i % 16] ^= byte.rotate_left(i as u32 / 16);
+        hash[i % hash.len()] ^= byte.rotate_left(i as u32 / 12);
     }
     hash
 }

@@ -24,7 +24,7 @@ fn enter(change: impl FnOnce(&mut v1::NewJob)) -> Result<NewJob, Invalid> {
             queue,
             ..ID.parse().unwrap()
         },
-        |payload| [payload.len() as u8; 16],
+        |payload| [payload.len() as u8; 12],
     )
 }
 
@@ -37,7 +37,7 @@ fn a_job_is_completed_by_its_taker() {
     })
     .unwrap();
     assert_eq!(job.id, ID.parse().unwrap());
-    assert_eq!(job.payload_hash, [2; 16]);
+    assert_eq!(job.payload_hash, [2; 12]);
     assert_eq!(
         job.headers,
         [("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())]

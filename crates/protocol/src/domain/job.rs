@@ -76,7 +76,7 @@ impl Lane {
 }
 
 /// Of the payload's bytes; tells a repeated submit from another job under the same key.
-pub type PayloadHash = [u8; 16];
+pub type PayloadHash = [u8; 12];
 
 /// A job to enter, complete: the id, the hash and every default are already decided by the router.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,7 +108,7 @@ impl NewJob {
         Self {
             id,
             payload: payload.into(),
-            payload_hash: [0; 16],
+            payload_hash: PayloadHash::default(),
             headers: Vec::new(),
             idempotency_key: None,
             request_id: None,

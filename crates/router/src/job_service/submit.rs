@@ -240,7 +240,7 @@ fn new_job(wire: v1::NewJob) -> Result<NewJob, Invalid> {
     )
 }
 
-/// Half of SHA-256: nobody can make two payloads under one key look the same.
+/// A part of SHA-256, of which one does not find two payloads alike by accident.
 fn payload_hash(payload: &[u8]) -> PayloadHash {
     let digest = Sha256::digest(payload);
     let mut hash = PayloadHash::default();

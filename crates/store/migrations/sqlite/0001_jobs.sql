@@ -70,7 +70,7 @@ CREATE TABLE ghosts (
     PRIMARY KEY (queue, local, fence)
 ) WITHOUT ROWID;
 
--- Idempotency keys of jobs that have ended. A live job's key stands with the job.
+-- Idempotency keys: written when the job is, and again only if it does not succeed soon.
 CREATE TABLE keys (
     id           INTEGER PRIMARY KEY,
     key          TEXT    NOT NULL,

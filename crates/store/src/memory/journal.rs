@@ -131,7 +131,7 @@ pub struct Record {
 pub struct Progress {
     pub state: JobState,
     pub lane: Lane,
-    /// In its ready list.
+    /// In its ready list, or among the succeeded.
     pub position: Option<u64>,
     pub attempts: u32,
     pub losses: u32,
@@ -310,11 +310,8 @@ impl Queue {
         self.next_number = self.next_number.max(number + 1);
         let job = &kept.job;
         if job.state.is_terminal() {
-            self.history
-                .restore(local, job.state, job.want_result, job.finished_ms);
-        } else if let Some(key) = &job.idempotency_key {
-            // A live job's key is kept with the job.
-            self.keys.put(key, local, job.payload_hash, 0);
+            let at = (job.finished_ms, local);
+            self.history.restore(at, job.state, job.want_result, position);
         }
         self.jobs.insert(local, kept);
     }
@@ -324,12 +321,12 @@ impl Queue {
         self.touched.ghosts.insert(slot);
     }
 
-    pub(crate) fn restore_key(&mut self, request: bool, key: &str, entry: KeyEntry) {
+    pub(crate) fn restore_key(&mut self, request: bool, key: &str, number: u64, entry: KeyEntry) {
         let keys = if request {
             &mut self.request_ids
         } else {
             &mut self.keys
         };
-        keys.restore(key, entry);
+        keys.restore(key, number, entry);
     }
 }

@@ -1,9 +1,6 @@
 //! Idempotency keys and request ids: which job a key means, and until when.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use tidegate_protocol::domain::{JobState, LocalId, PayloadHash};
 
@@ -11,35 +8,39 @@ use super::spread::Spread;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct KeyEntry {
-    /// Of the key, as long as it is remembered: grows from key to key.
-    pub number: u64,
     pub local: LocalId,
     pub hash: PayloadHash,
-    /// The state its job ended in; `None` while the job lives (and always for request ids).
+    /// The state its job ended in, if that was another than success (and never of request ids).
     pub ended: Option<JobState>,
-    /// 0 while the job lives: a live job's key never expires.
+    /// See [`crate::lifecycle::key_end_ms`]. A live job's key is in force beyond that.
     pub expires_ms: u64,
 }
 
-/// A key and what it means now, if that is to be kept beside the jobs: a live job's key is part of the job.
+/// A key and what it means now.
 pub(crate) type Kept = (Arc<str>, Option<KeyEntry>);
+
+struct Held {
+    entry: KeyEntry,
+    /// Of the key, as long as it is remembered: grows from key to key.
+    number: u64,
+    /// When the sweep looks at it.
+    due_ms: u64,
+}
 
 #[derive(Default)]
 pub(crate) struct Keys {
-    entries: Spread<Arc<str>, KeyEntry>,
-    expiries: BTreeSet<(u64, Arc<str>)>,
+    entries: Spread<Arc<str>, Held>,
+    /// By (time at which the sweep looks at it, number).
+    due: BTreeMap<(u64, u64), Arc<str>>,
     next_number: u64,
     /// Changed since they were last taken, by number.
     touched: BTreeMap<u64, Arc<str>>,
 }
 
 impl Keys {
-    /// The entry in force. One that has expired is as good as absent, also before the sweep has removed it.
-    pub fn find(&self, key: &str, now_ms: u64) -> Option<KeyEntry> {
-        self.entries
-            .get(key)
-            .copied()
-            .filter(|entry| entry.expires_ms == 0 || entry.expires_ms > now_ms)
+    /// The entry, in force or not.
+    pub fn get(&self, key: &str) -> Option<KeyEntry> {
+        self.entries.get(key).map(|held| held.entry)
     }
 
     /// Entries held, the expired ones that no sweep has removed yet included.
@@ -51,97 +52,71 @@ impl Keys {
         self.entries.get(key).is_some()
     }
 
-    /// `key` is this job's from now on: for as long as it lives (`expires_ms` = 0), or until then.
-    pub fn put(&mut self, key: &str, local: LocalId, hash: PayloadHash, expires_ms: u64) {
-        let number = self.entries.get(key).map_or(self.next_number, |old| old.number);
-        self.set(
-            key,
-            KeyEntry {
-                number,
-                local,
-                hash,
-                ended: None,
-                expires_ms,
-            },
-        );
+    pub fn put(&mut self, key: &str, entry: KeyEntry) {
+        let (key, number) = match self.entries.get_key_value(key) {
+            Some((key, old)) => {
+                self.due.remove(&(old.due_ms, old.number));
+                (key.clone(), old.number)
+            }
+            None => (Arc::from(key), self.next_number),
+        };
+        self.touched.insert(number, key.clone());
+        self.hold(key, number, entry, entry.expires_ms);
     }
 
-    fn set(&mut self, key: &str, entry: KeyEntry) {
-        let old = self.entries.get_key_value(key);
-        let (key, was_kept) = match old {
-            Some((key, old)) => {
-                let (key, expires_ms) = (key.clone(), old.expires_ms);
-                self.expiries.remove(&(expires_ms, key.clone()));
-                (key, expires_ms != 0)
-            }
-            None => (Arc::from(key), false),
+    fn hold(&mut self, key: Arc<str>, number: u64, entry: KeyEntry, due_ms: u64) {
+        self.next_number = self.next_number.max(number + 1);
+        self.due.insert((due_ms, number), key.clone());
+        let held = Held {
+            entry,
+            number,
+            due_ms,
         };
-        if entry.expires_ms != 0 {
-            self.expiries.insert((entry.expires_ms, key.clone()));
-        }
-        if was_kept || entry.expires_ms != 0 {
-            self.touched.insert(entry.number, key.clone());
-        }
-        self.next_number = self.next_number.max(entry.number + 1);
-        self.entries.insert(key, entry);
+        self.entries.insert(key, held);
     }
 
     /// Puts an entry back after a restart.
-    pub fn restore(&mut self, key: &str, entry: KeyEntry) {
-        self.set(key, entry);
-        self.touched.clear();
-    }
-
-    /// The job of `key` has ended: from now on the key lives until `expires_ms`. Nothing happens if the key is another
-    /// job's by now.
-    pub fn close(&mut self, key: &str, local: LocalId, ended: JobState, expires_ms: u64) {
-        if let Some(entry) = self
-            .entries
-            .get(key)
-            .copied()
-            .filter(|entry| entry.local == local)
-        {
-            self.set(
-                key,
-                KeyEntry {
-                    ended: Some(ended),
-                    expires_ms,
-                    ..entry
-                },
-            );
-        }
+    pub fn restore(&mut self, key: &str, number: u64, entry: KeyEntry) {
+        self.hold(Arc::from(key), number, entry, entry.expires_ms);
     }
 
     /// The keys that changed since the last call, by number.
     pub fn take_touched(&mut self) -> Vec<(u64, Kept)> {
-        let now = |number: u64, key: &Arc<str>| {
-            let entry = self.entries.get(key).copied();
-            entry.filter(|entry| entry.number == number && entry.expires_ms != 0)
+        let touched = std::mem::take(&mut self.touched).into_iter();
+        let now = |(number, key): (u64, Arc<str>)| {
+            let held = self.entries.get(&key).filter(|held| held.number == number);
+            let entry = held.map(|held| held.entry);
+            (number, (key, entry))
         };
-        std::mem::take(&mut self.touched)
-            .into_iter()
-            .map(|(number, key)| {
-                let entry = now(number, &key);
-                (number, (key, entry))
-            })
-            .collect()
+        touched.map(now).collect()
     }
 
-    /// Removes up to `limit` expired entries; answers how many.
-    pub fn forget_expired(&mut self, now_ms: u64, limit: u32) -> u32 {
-        let mut forgotten = 0;
-        while forgotten < limit {
-            match self.expiries.first() {
-                Some((expires_ms, _)) if *expires_ms <= now_ms => {}
-                _ => break,
-            }
-            if let Some((_, key)) = self.expiries.pop_first() {
-                if let Some(entry) = self.entries.remove(&key) {
-                    self.touched.insert(entry.number, key);
-                }
+    /// Looks through up to `limit` entries whose end has passed: those for which `is_live` holds are looked at again at
+    /// `later_ms`, the others are removed. Answers how many it looked at and how many it removed.
+    pub fn forget_expired(
+        &mut self,
+        now_ms: u64,
+        limit: u32,
+        later_ms: u64,
+        is_live: impl Fn(&KeyEntry) -> bool,
+    ) -> (u32, u32) {
+        let (mut looked, mut forgotten) = (0, 0);
+        while looked < limit {
+            let due = self.due.first_entry().filter(|first| first.key().0 <= now_ms);
+            let Some(key) = due.map(|first| first.remove()) else {
+                break;
+            };
+            let Some(held) = self.entries.remove(&key) else {
+                continue;
+            };
+            looked += 1;
+            if is_live(&held.entry) {
+                self.hold(key, held.number, held.entry, later_ms);
+            } else {
+                self.touched.insert(held.number, key);
                 forgotten += 1;
             }
         }
-        forgotten
+        (looked, forgotten)
     }
 }

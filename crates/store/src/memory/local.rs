@@ -189,6 +189,7 @@ impl<J: Journal> LocalStore<J> {
         let mut changes = Changes::default();
         for name in touched {
             if let Some(queue) = state.queues.get_mut(&name) {
+                queue.trim_ended();
                 queue.take_changes(J::KEEPS, &mut changes);
             }
         }

@@ -8,11 +8,16 @@ use tidegate_protocol::domain::{
     SubmitOutcome, Submitted,
 };
 
-use super::{Context, keys::KeyEntry, queue::Queue, slots::Slot};
+use super::{
+    Context,
+    keys::KeyEntry,
+    queue::{Kept, Queue},
+    slots::Slot,
+};
 use crate::{
     Action, ActionAnswer, CapAnswer, CapOrder, Grant, Grants, ITEMS_PER_CALL_MAX, QueueRecord, Reclaim,
-    ReleaseCause, RenewAnswer, SessionRelease, SettleItem, StoreError, StoreResult, Want,
-    lifecycle::{self, REQUEST_ID_WINDOW_MS, jitter},
+    ReleaseCause, RenewAnswer, SessionRelease, SettleItem, StoreError, StoreEvent, StoreResult, Want,
+    lifecycle::{self, REQUEST_ID_WINDOW_MS, jitter, key_end_ms},
 };
 
 impl Queue {
@@ -20,8 +25,11 @@ impl Queue {
     pub fn submit(&mut self, mut new: NewJob, context: &Context) -> StoreResult<Submitted> {
         let now_ms = context.now_ms;
         let known = match (&new.idempotency_key, &new.request_id) {
-            (Some(key), _) => self.keys.find(key, now_ms),
-            (None, Some(request_id)) => self.request_ids.find(request_id, now_ms),
+            (Some(key), _) => self.owner_of(key, now_ms),
+            (None, Some(request_id)) => {
+                let entry = self.request_ids.get(request_id);
+                entry.filter(|entry| entry.expires_ms > now_ms)
+            }
             (None, None) => None,
         };
         if let Some(entry) = known {
@@ -33,7 +41,12 @@ impl Queue {
                 max: self.policy.max_depth,
             });
         }
-        let (local, hash) = (new.id.local, new.payload_hash);
+        let entry = |expires_ms| KeyEntry {
+            local: new.id.local,
+            hash: new.payload_hash,
+            ended: None,
+            expires_ms,
+        };
         match (&new.idempotency_key, &new.request_id) {
             (Some(key), _) => {
                 if !self.keys.contains(key) && self.keys.len() >= self.policy.max_keys {
@@ -41,11 +54,12 @@ impl Queue {
                         max: self.policy.max_keys,
                     });
                 }
-                self.keys.put(key, local, hash, 0);
+                let window_ms = self.policy.idempotency_window_ms;
+                self.keys.put(key, entry(key_end_ms(window_ms, now_ms)));
             }
             (None, Some(request_id)) => {
-                let expires_ms = now_ms + REQUEST_ID_WINDOW_MS;
-                self.request_ids.put(request_id, local, hash, expires_ms);
+                self.request_ids
+                    .put(request_id, entry(now_ms + REQUEST_ID_WINDOW_MS));
             }
             (None, None) => {}
         }
@@ -64,13 +78,22 @@ impl Queue {
         })
     }
 
+    /// The entry of a key that is in force: a live job's, or one whose end has not passed.
+    fn owner_of(&self, key: &str, now_ms: u64) -> Option<KeyEntry> {
+        self.keys
+            .get(key)
+            .filter(|entry| entry.expires_ms > now_ms || self.is_live(entry.local))
+    }
+
     fn duplicate(&self, entry: &KeyEntry, new: &NewJob) -> StoreResult<Submitted> {
         let id = self.id(entry.local);
         if entry.hash != new.payload_hash {
             return Err(StoreError::KeyReused { id });
         }
         let job = self.job(entry.local);
-        let state = job.map(|job| job.state).or(entry.ended);
+        // A key whose job is gone without a word succeeded; of a request id's job nothing more is known.
+        let gone = new.idempotency_key.is_some().then_some(JobState::Succeeded);
+        let state = job.map(|job| job.state).or(entry.ended).or(gone);
         let result = job
             .filter(|job| job.state == JobState::Succeeded)
             .map(|job| job.result.clone());
@@ -103,8 +126,14 @@ impl Queue {
             self.change(local, false, context, |job| {
                 lifecycle::leased(job, want.session, want.incarnation, ttl_ms, now_ms);
             });
+            let job = self.job(local).expect("leased above").clone();
+            // Only who has something to offer gets a turn.
+            let other = job.lane.other();
+            if self.ready[other.index()].front().is_some() {
+                self.counters.turn = other;
+            }
             grants.push(Grant {
-                job: self.job(local).expect("leased above").clone(),
+                job,
                 session: want.session,
             });
         }
@@ -154,7 +183,6 @@ impl Queue {
                 *late += 1;
                 continue;
             }
-            self.counters.turn = lane.other();
             return Some(local);
         }
         None
@@ -284,15 +312,23 @@ impl Queue {
             Action::Redrive if state != JobState::Dead => ActionAnswer::WrongState(state),
             Action::Redrive => self.redrive(id.local, context),
             Action::Delete => {
-                let job = self.remove(id.local).expect("found above");
-                if state.is_terminal() {
-                    self.history.remove(id.local, state, job.finished_ms);
-                } else if let Some(key) = &job.idempotency_key {
-                    let expires_ms = now_ms + self.policy.idempotency_window_ms;
-                    self.keys.close(key, id.local, JobState::Cancelled, expires_ms);
-                }
+                self.delete(id.local, context);
                 ActionAnswer::Done(None)
             }
+        }
+    }
+
+    fn delete(&mut self, local: LocalId, context: &Context) {
+        let Kept { job, position, .. } = *self.remove(local).expect("found above");
+        if job.state.is_terminal() {
+            self.history.remove((job.finished_ms, local), job.state, position);
+            return;
+        }
+        if let Some(key) = &job.idempotency_key {
+            self.close_key(key, local, JobState::Cancelled, context.now_ms);
+        }
+        if job.want_result {
+            context.tell(StoreEvent::Finished(job.id));
         }
     }
 
@@ -302,16 +338,19 @@ impl Queue {
         };
         let (finished_ms, hash) = (job.finished_ms, job.payload_hash);
         if let Some(key) = job.idempotency_key.clone() {
-            if let Some(owner) = self
-                .keys
-                .find(&key, context.now_ms)
-                .filter(|entry| entry.local != local)
-            {
+            let owner = self.owner_of(&key, context.now_ms);
+            if let Some(owner) = owner.filter(|entry| entry.local != local) {
                 return ActionAnswer::KeyTaken(self.id(owner.local));
             }
-            self.keys.put(&key, local, hash, 0);
+            let entry = KeyEntry {
+                local,
+                hash,
+                ended: None,
+                expires_ms: key_end_ms(self.policy.idempotency_window_ms, context.now_ms),
+            };
+            self.keys.put(&key, entry);
         }
-        self.history.remove(local, JobState::Dead, finished_ms);
+        self.history.remove((finished_ms, local), JobState::Dead, None);
         self.change(local, false, context, |job| {
             lifecycle::redriven(job, context.now_ms)
         });

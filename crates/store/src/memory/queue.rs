@@ -15,19 +15,19 @@ use super::{
     Context,
     history::History,
     journal::Touched,
-    keys::Keys,
+    keys::{KeyEntry, Keys},
     ready::ReadyList,
     slots::{Slot, Slots},
     spread::Spread,
 };
-use crate::StoreEvent;
+use crate::{StoreEvent, lifecycle::key_closed_ms};
 
 /// A job with its place.
 pub(crate) struct Kept {
     pub job: Job,
     /// Grows from job to job of a queue: what a journal calls it by.
     pub number: u64,
-    /// In its ready list, while it is ready.
+    /// In its ready list while it is ready, or among the succeeded.
     pub position: Option<u64>,
 }
 
@@ -82,6 +82,8 @@ pub(crate) struct Queue {
     pub request_ids: Keys,
     /// Jobs now in each state, by state code.
     pub counts: [u64; 8],
+    /// Jobs that ended in this call, by state code.
+    ended: [u32; 8],
     pub counters: Counters,
     /// What changed since the last [`Queue::changes`](super::journal).
     pub touched: Touched,
@@ -109,6 +111,7 @@ impl Queue {
             keys: Keys::default(),
             request_ids: Keys::default(),
             counts: [0; 8],
+            ended: [0; 8],
             counters: Counters::default(),
             touched: Touched::default(),
         }
@@ -271,45 +274,65 @@ impl Queue {
     }
 
     /// Takes a job out altogether; its slot, if it runs, stays as a ghost.
-    pub fn remove(&mut self, local: LocalId) -> Option<Job> {
+    pub fn remove(&mut self, local: LocalId) -> Option<Box<Kept>> {
         let kept = self.jobs.remove(&local)?;
         self.unindex(&kept);
         self.touched.jobs.insert(kept.number, local);
-        let job = kept.job;
-        if job.state == JobState::Running {
-            self.touched.slots.insert((local, job.fence));
+        if kept.job.state == JobState::Running {
+            self.touched.slots.insert((local, kept.job.fence));
         }
-        Some(job)
+        Some(kept)
     }
 
     /// A job has just become terminal: its key gets a window, its kind a place in the history, and waiters are told.
     fn finished(&mut self, local: LocalId, context: &Context) {
-        let job = &self.jobs.get(&local).expect("changed just now").job;
-        let (state, want_result) = (job.state, job.want_result);
+        let kept = self.jobs.get_mut(&local).expect("changed just now");
+        let (state, want_result) = (kept.job.state, kept.job.want_result);
         match state {
             JobState::Succeeded => self.counters.succeeded += 1,
             JobState::Dead => self.counters.dead += 1,
             _ => {}
         }
-        if let Some(key) = &job.idempotency_key {
-            self.keys.close(
-                key,
-                local,
-                state,
-                context.now_ms + self.policy.idempotency_window_ms,
-            );
+        kept.position = self.history.add(local, state, want_result, context.now_ms);
+        if !History::waits(state, want_result) {
+            self.ended[state.code() as usize] += 1;
         }
         if want_result {
-            context.tell(StoreEvent::Finished(job.id.clone()));
+            context.tell(StoreEvent::Finished(kept.job.id.clone()));
         }
-        let gone = self.history.add(
-            local,
-            state,
-            want_result,
-            context.now_ms,
-            self.policy.keep_finished,
-        );
-        self.forget(gone);
+        if let Some(key) = kept.job.idempotency_key.clone() {
+            self.close_key(&key, local, state, context.now_ms);
+        }
+    }
+
+    /// The end of a call: as many finished jobs leave as have come, where there are more than are kept.
+    pub fn trim_ended(&mut self) {
+        for state in [JobState::Succeeded, JobState::Cancelled, JobState::Expired] {
+            let ended = std::mem::take(&mut self.ended[state.code() as usize]);
+            let gone = self.history.trim(state, self.policy.keep_finished, ended);
+            self.forget(gone);
+        }
+    }
+
+    /// The job of `key` has ended: from now on the key lives for the window. Nothing happens if the key is another job's
+    /// by now.
+    pub fn close_key(&mut self, key: &str, local: LocalId, ended: JobState, now_ms: u64) {
+        let Some(entry) = self.keys.get(key).filter(|entry| entry.local == local) else {
+            return;
+        };
+        let window_ms = self.policy.idempotency_window_ms;
+        if let Some(expires_ms) = key_closed_ms(entry.expires_ms, ended, window_ms, now_ms) {
+            let closed = KeyEntry {
+                ended: (ended != JobState::Succeeded).then_some(ended),
+                expires_ms,
+                ..entry
+            };
+            self.keys.put(key, closed);
+        }
+    }
+
+    pub fn is_live(&self, local: LocalId) -> bool {
+        self.job(local).is_some_and(|job| !job.state.is_terminal())
     }
 
     /// Removes finished jobs whose retention is over.

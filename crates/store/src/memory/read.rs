@@ -3,10 +3,12 @@
 use tidegate_protocol::domain::{Job, JobId, JobState, Lane, LeaseRef, LocalId};
 use uuid::Uuid;
 
-use super::{Context, queue::Queue};
+use super::{Context, history::Newest, queue::Queue};
 use crate::{JobPage, ListRequest, QueueStats, StoreError, StoreResult};
 
 /// Where a page starts: the first job of it by what its list is sorted by. A job that leaves meanwhile moves no other.
+/// Of the succeeded two lists are read as one: `major` and `local` say where in the awaited ones, `minor` where in the
+/// others.
 #[derive(Clone, Copy)]
 struct Place {
     /// Lane, due time or end.
@@ -26,7 +28,7 @@ impl Place {
     const NEWEST: Self = Self {
         major: u64::MAX,
         local: Uuid::max(),
-        minor: 0,
+        minor: u64::MAX,
     };
 
     fn parse(text: &str) -> StoreResult<Self> {
@@ -61,18 +63,16 @@ impl Queue {
         // One more than is shown: where the next page starts.
         let mut places = self.places(request.state, from, limit + 1);
         let next = (places.len() > limit).then(|| places.pop()).flatten();
-        let jobs = places
-            .iter()
-            .filter_map(|place| self.job(place.local))
-            .map(summary);
+        let jobs = places.iter().filter_map(|(_, local)| self.job(*local));
         Ok(JobPage {
-            jobs: jobs.collect(),
-            next: next.map(Place::text),
+            jobs: jobs.map(summary).collect(),
+            next: next.map(|(place, _)| place.text()),
         })
     }
 
-    fn places(&self, state: JobState, from: Place, n: usize) -> Vec<Place> {
-        let place = |major, local, minor| Place { major, local, minor };
+    /// Up to `n` jobs from a place on, each with its own.
+    fn places(&self, state: JobState, from: Place, n: usize) -> Vec<(Place, LocalId)> {
+        let place = |major, local, minor| (Place { major, local, minor }, local);
         // A token may name any lane: only those that exist are looked at.
         let lanes = [Lane::First, Lane::Retry]
             .into_iter()
@@ -104,22 +104,40 @@ impl Queue {
                     let slots = self.slots[lane.index()].from(start);
                     slots.map(move |(local, fence)| place(lane_code, local, fence))
                 });
-                let held = |slot: &Place| {
+                let held = |(slot, local): &(Place, LocalId)| {
                     self.holds(&LeaseRef {
-                        id: self.id(slot.local),
+                        id: self.id(*local),
                         fence: slot.minor,
                     })
                 };
                 running.filter(held).take(n).collect()
             }
-            _ => {
-                let newest = self.history.newest_first(state, (from.major, from.local), n);
-                newest
-                    .into_iter()
-                    .map(|(ended_ms, local)| place(ended_ms, local, 0))
-                    .collect()
-            }
+            _ => self.ended_places(state, from, n),
         }
+    }
+
+    fn ended_places(&self, state: JobState, from: Place, n: usize) -> Vec<(Place, LocalId)> {
+        let at = (from.major, from.local);
+        let from = Newest {
+            awaited: at,
+            kept: at,
+            position: from.minor,
+        };
+        let place = |(newest, local): (Newest, LocalId)| {
+            let (major, awaited) = if state == JobState::Succeeded {
+                newest.awaited
+            } else {
+                newest.awaited.max(newest.kept)
+            };
+            let place = Place {
+                major,
+                local: awaited,
+                minor: newest.position,
+            };
+            (place, local)
+        };
+        let newest = self.history.newest_first(state, from, n);
+        newest.into_iter().map(place).collect()
     }
 
     pub fn stats(&self, context: &Context) -> QueueStats {

@@ -1,4 +1,4 @@
-//! A ready list: first in, first out, with removal from the middle.
+//! A ready list (or another one): first in, first out, with removal from the middle.
 
 use std::collections::BTreeMap;
 
@@ -34,8 +34,19 @@ impl ReadyList {
         self.order.first_key_value().map(|(_, entry)| *entry)
     }
 
+    /// Takes the oldest out.
+    pub fn pop(&mut self) -> Option<LocalId> {
+        self.order.pop_first().map(|(_, (local, _))| local)
+    }
+
     pub fn len(&self) -> u64 {
         self.order.len() as u64
+    }
+
+    /// (position, (since, id)), the newest of those before a position first.
+    pub fn before(&self, position: u64) -> impl Iterator<Item = (u64, (u64, LocalId))> + '_ {
+        let newest = self.order.range(..position).rev();
+        newest.map(|(at, &(local, since_ms))| (*at, (since_ms, local)))
     }
 
     /// (position, id) from a position on.

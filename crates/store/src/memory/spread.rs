@@ -50,6 +50,14 @@ impl<K: Hash + Eq, V> Spread<K, V> {
         self.parts[self.part(key)].get(key)
     }
 
+    pub fn get_mut<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        let part = self.part(key);
+        self.parts[part].get_mut(key)
+    }
+
     /// With the key as it is kept.
     pub fn get_key_value<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<(&K, &V)>
     where

@@ -2,10 +2,10 @@
 
 use tidegate_protocol::domain::{JobState, LeaseRef, LocalId};
 
-use super::{Context, queue::Queue};
+use super::{Context, keys::KeyEntry, queue::Queue};
 use crate::{
     SweepReport, SweepRequest,
-    lifecycle::{self, jitter},
+    lifecycle::{self, jitter, key_end_ms},
 };
 
 /// Items of each kind that are worked off without letting go of the lock.
@@ -47,19 +47,41 @@ impl Queue {
         if request.reclaim && now_ms >= self.hold_until_ms {
             self.reclaim_by_time(request, context, &mut report);
         }
-        let released = self.history.release_awaited(now_ms, request.limit);
-        report.more |= released == request.limit;
+        self.trim_ended();
+        self.release_awaited(request.limit, now_ms, &mut report);
         for state in [JobState::Succeeded, JobState::Cancelled, JobState::Expired] {
             let gone = self.history.trim(state, self.policy.keep_finished, request.limit);
             report.more |= gone.len() == request.limit as usize;
             report.trimmed += gone.len() as u32;
             self.forget(gone);
         }
-        let keys = self.keys.forget_expired(now_ms, request.limit);
-        let ids = self.request_ids.forget_expired(now_ms, request.limit);
-        report.keys_forgotten = keys + ids;
-        report.more |= keys == request.limit || ids == request.limit;
+        self.forget_names(now_ms, &mut report);
         report
+    }
+
+    fn release_awaited(&mut self, limit: u32, now_ms: u64, report: &mut SweepReport) {
+        let released = self.history.release_awaited(now_ms, limit);
+        report.more |= released.len() == limit as usize;
+        for (local, position) in released {
+            if let Some(kept) = self.jobs.get_mut(&local) {
+                kept.position = position;
+                self.touched.jobs.insert(kept.number, local);
+            }
+        }
+    }
+
+    /// Names whose end has passed. A live job's key gets another end.
+    fn forget_names(&mut self, now_ms: u64, report: &mut SweepReport) {
+        let later = key_end_ms(self.policy.idempotency_window_ms, now_ms);
+        let jobs = &self.jobs;
+        let is_live = |entry: &KeyEntry| {
+            let kept = jobs.get(&entry.local);
+            kept.is_some_and(|kept| !kept.job.state.is_terminal())
+        };
+        let keys = self.keys.forget_expired(now_ms, PIECE, later, is_live);
+        let ids = self.request_ids.forget_expired(now_ms, PIECE, later, |_| false);
+        report.keys_forgotten = keys.1 + ids.1;
+        report.more |= keys.0 == PIECE || ids.0 == PIECE;
     }
 
     /// Waiting jobs whose deadline has passed.

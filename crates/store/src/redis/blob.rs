@@ -1,22 +1,18 @@
-//! A job as it is kept: a head of fixed size that the operations read and rewrite, then key, meta (headers and trace
-//! context), payload, error and result. `lua/lib.lua` has the same layout in `HEAD`.
+//! A job as it is kept: a body that never changes, and a head that says what has become of it. A job that was submitted
+//! and waits for nothing has no head yet. `lua/jobs.lua` has the same layout.
 //!
 //! Numbers are big-endian and below 2^53, because Lua's are doubles; times beyond that (285,000 years) are cut to it.
 
 use bytes::{BufMut, Bytes};
 use tidegate_protocol::{
-    domain::{Incarnation, Job, JobId, JobState, Lane, Lease, OutcomeKind, Session, Settled},
+    domain::{Incarnation, Job, JobId, JobState, Lane, Lease, NewJob, OutcomeKind, PayloadHash, Session, Settled},
     reason,
 };
 use uuid::Uuid;
 
-use super::keys;
 use crate::{StoreError, StoreResult};
 
-const FORMAT_VERSION: u8 = 1;
-pub(crate) const HEAD_BYTES: usize = 162;
-/// Place in the ready list, created, due and ran, which the store writes when a job enters.
-pub(crate) const TIMES: std::ops::Range<usize> = 26..58;
+const FORMAT_VERSION: u8 = 2;
 const NUMBER_MAX: u64 = (1 << 53) - 1;
 
 const WANT_RESULT: u8 = 1;
@@ -40,71 +36,24 @@ pub(crate) fn number(n: u64) -> u64 {
     n.min(NUMBER_MAX)
 }
 
-/// A job's blob; its place in a ready list is not part of a [`Job`] and written as 0.
-pub(crate) fn encode(job: &Job) -> Vec<u8> {
+/// The body of a new job from its flags on; what stands before them is the store's to say.
+pub(crate) fn put_body(out: &mut Vec<u8>, job: &NewJob) {
     let meta = encode_meta(job);
     let key = job.idempotency_key.as_deref().unwrap_or_default();
-    let lease = job.lease.as_ref();
-    let mut out =
-        Vec::with_capacity(HEAD_BYTES + key.len() + meta.len() + job.payload.len() + job.result.len());
-    out.put_u8(FORMAT_VERSION);
-    out.put_u8(job.state.code());
-    out.put_u8(job.lane as u8);
-    out.put_u8(
-        if job.want_result { WANT_RESULT } else { 0 }
-            | if job.idempotency_key.is_some() { HAS_KEY } else { 0 },
-    );
-    out.put_u8(
-        REASONS
-            .iter()
-            .position(|reason| *reason == job.reason)
-            .unwrap_or_default() as u8,
-    );
-    out.put_u8(job.settled.map_or(0, |settled| settled.outcome.code()));
-    out.put_u32(job.attempts);
-    out.put_u32(job.losses);
-    out.put_u32(job.releases);
-    let seq = 0;
-    let settled = job.settled.map_or(0, |settled| settled.fence);
-    for n in [
-        job.fence,
-        seq,
-        job.created_ms,
-        job.due_ms,
-        job.ran_ms,
-        job.deadline_ms,
-        job.finished_ms,
-        settled,
-    ] {
-        out.put_u64(number(n));
-    }
-    out.put_slice(lease.map_or(Uuid::nil(), |lease| lease.session.0).as_bytes());
-    out.put_slice(lease.map_or(Uuid::nil(), |lease| lease.incarnation.0).as_bytes());
-    out.put_slice(
-        job.loss_incarnation
-            .map_or(Uuid::nil(), |incarnation| incarnation.0)
-            .as_bytes(),
-    );
+    let wanted = if job.want_result { WANT_RESULT } else { 0 };
+    let keyed = if job.idempotency_key.is_some() { HAS_KEY } else { 0 };
+    out.put_u8(FORMAT_VERSION << 4 | wanted | keyed);
     out.put_slice(&job.payload_hash);
-    out.put_u16(keys::part(key));
-    out.put_u16(key.len() as u16);
-    for length in [meta.len(), job.error.len(), job.result.len()] {
-        out.put_u32(length as u32);
-    }
-    for part in [
-        key.as_bytes(),
-        &meta,
-        &job.payload,
-        job.error.as_bytes(),
-        &job.result,
-    ] {
-        out.put_slice(part);
-    }
-    out
+    // Keys have 255 bytes at most.
+    out.put_u8(key.len() as u8);
+    out.put_u32(meta.len() as u32);
+    out.put_slice(key.as_bytes());
+    out.put_slice(&meta);
+    out.put_slice(&job.payload);
 }
 
 /// Empty for a job without headers and trace context.
-fn encode_meta(job: &Job) -> Vec<u8> {
+fn encode_meta(job: &NewJob) -> Vec<u8> {
     let mut out = Vec::new();
     let (parent, state) = (&job.traceparent, &job.tracestate);
     if job.headers.is_empty() && parent.is_none() && state.is_none() {
@@ -125,72 +74,47 @@ fn encode_meta(job: &Job) -> Vec<u8> {
     out
 }
 
-/// Of a job as listed: payload and result were left out.
-pub(crate) fn decode_summary(id: JobId, blob: Vec<u8>, until_ms: u64) -> StoreResult<Job> {
-    decode_parts(id, Bytes::from(blob), until_ms, false)
-}
-
-/// `until_ms`: when its lease ends, which the blob does not say.
-pub(crate) fn decode(id: JobId, blob: Vec<u8>, until_ms: u64) -> StoreResult<Job> {
-    decode_parts(id, Bytes::from(blob), until_ms, true)
-}
-
-fn decode_parts(id: JobId, blob: Bytes, until_ms: u64, whole: bool) -> StoreResult<Job> {
+/// The job that head and body describe; empty head = none. `until_ms`: when its lease ends, which neither says.
+pub(crate) fn decode(id: JobId, head: &[u8], body: Bytes, until_ms: u64) -> StoreResult<Job> {
     let corrupt = |what: &str| StoreError::Corrupt(format!("job {id}: {what}"));
-    let mut reader = Reader(&blob);
-    let head = Head::read(&mut reader).ok_or_else(|| corrupt("cut off"))?;
+    let body = Body::read(body).map_err(|what| corrupt(&what))?;
+    let mut reader = Reader(head);
+    let head = match head.is_empty() {
+        true => Head::first(),
+        false => Head::read(&mut reader).ok_or_else(|| corrupt("cut off"))?,
+    };
     if head.version != FORMAT_VERSION {
-        return Err(corrupt(&format!("unknown format {}", head.version)));
+        return Err(corrupt(&unknown_format(head.version)));
     }
-    let key = reader.text(head.key_len).ok_or_else(|| corrupt("key"))?;
-    let meta = reader
-        .take(head.meta_len)
-        .and_then(Meta::read)
-        .ok_or_else(|| corrupt("headers"))?;
-    let result_len = if whole { head.result_len } else { 0 };
-    let payload_len = reader
-        .0
-        .len()
-        .checked_sub(head.error_len + result_len)
-        .ok_or_else(|| corrupt("length"))?;
-    let payload = blob.slice_ref(reader.take(payload_len).ok_or_else(|| corrupt("payload"))?);
     let error = reader.text(head.error_len).ok_or_else(|| corrupt("error"))?;
-    let result = blob.slice_ref(reader.take(result_len).ok_or_else(|| corrupt("result"))?);
+    let result = Bytes::copy_from_slice(reader.0);
     let state = JobState::from_code(head.state).ok_or_else(|| corrupt("state"))?;
-    let [
-        fence,
-        _seq,
-        created_ms,
-        due_ms,
-        ran_ms,
-        deadline_ms,
-        finished_ms,
-        settled_fence,
-    ] = head.numbers;
+    let [fence, _seq, due_ms, ran_ms, deadline_ms, finished_ms, settled_fence] = head.numbers;
     let [session, incarnation, blamed] = head.ids;
     let lease = Lease {
         session: Session(session),
         incarnation: Incarnation(incarnation),
         until_ms,
     };
+    let since = |ms| if ms == 0 { body.created_ms } else { ms };
     Ok(Job {
         state,
         lane: if head.lane == 0 { Lane::First } else { Lane::Retry },
-        payload,
-        payload_hash: head.hash,
-        headers: meta.headers,
-        idempotency_key: (head.flags & HAS_KEY != 0).then_some(key),
-        want_result: head.flags & WANT_RESULT != 0,
-        traceparent: meta.traceparent,
-        tracestate: meta.tracestate,
+        payload: body.payload,
+        payload_hash: body.hash,
+        headers: body.meta.headers,
+        idempotency_key: body.key,
+        want_result: body.want_result,
+        traceparent: body.meta.traceparent,
+        tracestate: body.meta.tracestate,
         attempts: head.attempts,
         losses: head.losses,
         loss_incarnation: (!blamed.is_nil()).then_some(Incarnation(blamed)),
         releases: head.releases,
         fence,
-        created_ms,
-        due_ms,
-        ran_ms,
+        created_ms: body.created_ms,
+        due_ms: since(due_ms),
+        ran_ms: since(ran_ms),
         deadline_ms,
         finished_ms,
         lease: (state == JobState::Running).then_some(lease),
@@ -208,43 +132,93 @@ fn decode_parts(id: JobId, blob: Bytes, until_ms: u64, whole: bool) -> StoreResu
     })
 }
 
+fn unknown_format(version: u8) -> String {
+    format!("unknown format {version}")
+}
+
+struct Body {
+    created_ms: u64,
+    want_result: bool,
+    hash: PayloadHash,
+    key: Option<String>,
+    meta: Meta,
+    payload: Bytes,
+}
+
+impl Body {
+    fn read(whole: Bytes) -> Result<Self, String> {
+        let mut from = Reader(&whole);
+        let cut = || "cut off".to_owned();
+        let created: [u8; 6] = from.array().ok_or_else(cut)?;
+        let created_ms = created.iter().fold(0, |ms, byte| ms << 8 | u64::from(*byte));
+        let _key_end: [u8; 4] = from.array().ok_or_else(cut)?;
+        let [flags] = from.array().ok_or_else(cut)?;
+        if flags >> 4 != FORMAT_VERSION {
+            return Err(unknown_format(flags >> 4));
+        }
+        let hash = from.array().ok_or_else(cut)?;
+        let [key_len] = from.array().ok_or_else(cut)?;
+        let meta_len = from.u32().ok_or_else(cut)? as usize;
+        let key = from.text(usize::from(key_len)).ok_or("key")?;
+        let meta = from.take(meta_len).and_then(Meta::read).ok_or("headers")?;
+        let payload = whole.slice_ref(from.0);
+        Ok(Self {
+            created_ms,
+            want_result: flags & WANT_RESULT != 0,
+            hash,
+            key: (flags & HAS_KEY != 0).then_some(key),
+            meta,
+            payload,
+        })
+    }
+}
+
 struct Head {
     version: u8,
     state: u8,
     lane: u8,
-    flags: u8,
     reason: u8,
     outcome: u8,
     attempts: u32,
     losses: u32,
     releases: u32,
-    numbers: [u64; 8],
+    numbers: [u64; 7],
     ids: [Uuid; 3],
-    hash: [u8; 16],
-    key_len: usize,
-    meta_len: usize,
     error_len: usize,
-    result_len: usize,
 }
 
 impl Head {
+    /// Of a job that has none.
+    fn first() -> Self {
+        Self {
+            version: FORMAT_VERSION,
+            state: JobState::Ready.code(),
+            lane: Lane::First as u8,
+            reason: 0,
+            outcome: 0,
+            attempts: 0,
+            losses: 0,
+            releases: 0,
+            numbers: [0; 7],
+            ids: [Uuid::nil(); 3],
+            error_len: 0,
+        }
+    }
+
     fn read(from: &mut Reader<'_>) -> Option<Self> {
-        let [version, state, lane, flags, reason, outcome] = from.array()?;
+        let [version, state, lane, _flags, reason, outcome] = from.array()?;
         let (attempts, losses, releases) = (from.u32()?, from.u32()?, from.u32()?);
-        let mut numbers = [0; 8];
+        let mut numbers = [0; 7];
         for n in &mut numbers {
             *n = u64::from_be_bytes(from.array()?);
         }
+        let _key_end = from.u32()?;
         let ids = [from.array()?, from.array()?, from.array()?].map(Uuid::from_bytes);
-        let hash = from.array()?;
-        let _part: [u8; 2] = from.array()?;
-        let key_len = usize::from(u16::from_be_bytes(from.array()?));
-        let [meta_len, error_len, result_len] = [from.u32()?, from.u32()?, from.u32()?].map(|n| n as usize);
+        let error_len = from.u32()? as usize;
         Some(Self {
             version,
             state,
             lane,
-            flags,
             reason,
             outcome,
             attempts,
@@ -252,11 +226,7 @@ impl Head {
             releases,
             numbers,
             ids,
-            hash,
-            key_len,
-            meta_len,
             error_len,
-            result_len,
         })
     }
 }

@@ -5,6 +5,7 @@ use std::{
     sync::Mutex,
 };
 
+use deadpool_redis::redis::{Cmd, cmd};
 use futures_util::future::join_all;
 use tidegate_protocol::domain::{JobId, LeaseRef, LocalId, QueueName};
 use uuid::Uuid;
@@ -23,34 +24,49 @@ use crate::{StoreError, StoreResult};
 const ITEMS_PER_PIECE: usize = 256;
 const BYTES_PER_PIECE: usize = 1 << 20;
 
-/// Arguments of an operation, as bytes.
-pub(super) struct Args(pub Vec<Vec<u8>>);
+/// A call of an operation: what every one begins with, then its arguments.
+pub(super) struct Call(Cmd);
 
-impl Args {
-    pub fn text(&mut self, value: impl ToString) -> &mut Self {
-        self.0.push(value.to_string().into_bytes());
-        self
+impl Call {
+    /// `key`: what the operation is about.
+    pub fn new(operation: Operation, key: &str) -> Self {
+        let mut call = cmd("FCALL");
+        call.arg(operation.function()).arg(1).arg(key);
+        Self(call)
     }
 
-    pub fn bytes(&mut self, value: impl Into<Vec<u8>>) -> &mut Self {
-        self.0.push(value.into());
+    pub fn command(&self) -> &Cmd {
+        &self.0
+    }
+
+    pub fn text(&mut self, value: impl ToString) -> &mut Self {
+        self.bytes(value.to_string().as_bytes())
+    }
+
+    pub fn bytes(&mut self, value: &[u8]) -> &mut Self {
+        self.0.arg(value);
         self
     }
 
     pub fn id(&mut self, id: &JobId) -> &mut Self {
-        self.bytes(*id.local.as_bytes())
+        self.bytes(id.local.as_bytes())
+    }
+
+    pub fn ids(&mut self, session: Uuid, incarnation: Uuid) -> &mut Self {
+        self.bytes(&[*session.as_bytes(), *incarnation.as_bytes()].concat())
     }
 
     /// As a member of a lease set.
     pub fn lease(&mut self, lease: &LeaseRef) -> &mut Self {
-        self.bytes(
-            [
-                lease.id.local.as_bytes().as_slice(),
-                &number(lease.fence).to_be_bytes(),
-            ]
-            .concat(),
-        )
+        self.bytes(&lease_member(lease))
     }
+}
+
+pub(super) fn lease_member(lease: &LeaseRef) -> [u8; 24] {
+    let mut member = [0; 24];
+    member[..16].copy_from_slice(lease.id.local.as_bytes());
+    member[16..].copy_from_slice(&number(lease.fence).to_be_bytes());
+    member
 }
 
 /// The id that an operation answers with.
@@ -88,7 +104,11 @@ impl KnownQueues {
         }
         let names: Vec<_> = new.iter().map(|name| name.as_str().as_bytes().to_vec()).collect();
         for piece in names.chunks(ITEMS_PER_PIECE) {
-            link.run(operations::ENTER, keys::QUEUES, piece).await?;
+            let mut call = Call::new(operations::ENTER, keys::QUEUES);
+            piece.iter().for_each(|name| {
+                call.bytes(name);
+            });
+            link.run(&call).await?;
         }
         self.lock().names.extend(new);
         Ok(())
@@ -110,6 +130,8 @@ impl KnownQueues {
 pub(super) struct Batch<'a, P, S, D> {
     pub link: &'a Link,
     pub operation: Operation,
+    /// An argument before those of the items.
+    pub first: Option<&'a str>,
     /// Arguments of one item.
     pub put: P,
     /// About how many bytes they are.
@@ -119,27 +141,26 @@ pub(super) struct Batch<'a, P, S, D> {
 }
 
 impl RedisStore {
-    /// The arguments that every operation about a queue begins with.
-    pub(super) fn args(&self) -> Args {
-        Args(vec![
-            self.clock
-                .as_ref()
-                .map(|clock| clock.now_ms().to_string().into_bytes())
-                .unwrap_or_default(),
-        ])
+    /// A call about what `key` begins.
+    pub(super) fn call_on(&self, operation: Operation, key: &str) -> Call {
+        let mut call = Call::new(operation, key);
+        match &self.clock {
+            Some(clock) => call.text(clock.now_ms()),
+            None => call.bytes(b""),
+        };
+        call
     }
 
-    pub(super) async fn run(
-        &self,
-        link: &Link,
-        operation: Operation,
-        queue: &QueueName,
-        args: Args,
-    ) -> StoreResult<Reply> {
+    /// A call about a queue.
+    pub(super) fn call(&self, operation: Operation, queue: &QueueName) -> Call {
+        self.call_on(operation, &keys::tag(queue))
+    }
+
+    pub(super) async fn run(&self, link: &Link, call: &Call) -> StoreResult<Reply> {
         if self.closed.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(StoreError::Unavailable("the store is closed".to_owned()));
         }
-        link.run(operation, &keys::tag(queue), &args.0).await
+        link.run(call).await
     }
 
     pub(super) async fn batch<T, R, P, S, D>(
@@ -150,7 +171,7 @@ impl RedisStore {
     ) -> Vec<StoreResult<R>>
     where
         T: Sync,
-        P: Fn(&mut Args, &T) + Sync,
+        P: Fn(&mut Call, &T) + Sync,
         S: Fn(&T) -> usize,
         D: Fn(&QueueName, &[&T], Reply) -> StoreResult<Vec<StoreResult<R>>> + Sync,
     {
@@ -198,12 +219,15 @@ impl RedisStore {
     ) -> Vec<StoreResult<R>>
     where
         T: Sync,
-        P: Fn(&mut Args, &T),
+        P: Fn(&mut Call, &T),
         D: Fn(&QueueName, &[&T], Reply) -> StoreResult<Vec<StoreResult<R>>>,
     {
-        let mut args = self.args();
-        piece.iter().for_each(|item| (batch.put)(&mut args, item));
-        let answer = self.run(batch.link, batch.operation, queue, args).await;
+        let mut call = self.call(batch.operation, queue);
+        if let Some(first) = batch.first {
+            call.text(first);
+        }
+        piece.iter().for_each(|item| (batch.put)(&mut call, item));
+        let answer = self.run(batch.link, &call).await;
         let answers = answer.and_then(|reply| (batch.read)(queue, piece, reply));
         match answers {
             Ok(answers) if answers.len() == piece.len() => answers,
@@ -245,11 +269,6 @@ fn pieces(indexes: &[usize], size: impl Fn(usize) -> usize) -> Vec<Vec<usize>> {
         }
     }
     pieces
-}
-
-/// Of an id in an argument.
-pub(super) fn uuid_bytes(id: Uuid) -> Vec<u8> {
-    id.as_bytes().to_vec()
 }
 
 #[cfg(test)]

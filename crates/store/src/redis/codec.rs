@@ -1,18 +1,18 @@
 //! One item into arguments of an operation, and one answer out of its reply.
 
 use tidegate_protocol::domain::{
-    Job, JobId, JobState, LeaseRef, NewJob, Outcome, QueueName, SettleResult, SubmitOutcome, Submitted,
+    Job, JobId, JobState, NewJob, Outcome, Policy, QueueName, SettleResult, Settlement, SubmitOutcome, Submitted,
 };
 
 use super::{
     blob,
-    calls::{Args, id},
-    keys, policy,
+    calls::{Call, id, lease_member},
+    keys,
     reply::Reply,
 };
 use crate::{
     ActionAnswer, Grant, Grants, JobPage, LeaseRequest, RenewAnswer, SettleItem, StoreError, StoreResult,
-    SweepReport, lifecycle,
+    SweepReport,
 };
 
 pub(super) fn corrupt(what: &str) -> StoreError {
@@ -26,31 +26,22 @@ pub(super) fn state(code: u64) -> StoreResult<JobState> {
         .ok_or_else(|| corrupt(&format!("the unknown state {code}")))
 }
 
-/// Its blob in two parts: the times between them are filled in by the store.
-pub(super) fn put_job(args: &mut Args, new: &NewJob) {
-    let bare = NewJob {
-        delay_ms: 0,
-        deadline_after_ms: 0,
-        ..new.clone()
-    };
-    let blob = blob::encode(&lifecycle::submitted(bare, 0));
-    let special = new.run_at_ms > 0 || new.delay_ms > 0 || new.deadline_ms > 0 || new.deadline_after_ms > 0;
-    let (keyed, name) = match (&new.idempotency_key, &new.request_id) {
-        (Some(key), _) => (true, key.as_str()),
-        (None, request_id) => (false, request_id.as_deref().unwrap_or_default()),
-    };
-    let extra = [
-        &[u8::from(special)][..],
-        &blob::number(new.run_at_ms).to_be_bytes(),
-        &blob::number(new.delay_ms).to_be_bytes(),
-        &blob::number(new.deadline_after_ms).to_be_bytes(),
-        &new.payload_hash,
-        &[u8::from(keyed)],
-        &keys::part(name).to_be_bytes(),
-        name.as_bytes(),
-    ];
-    let (head, tail) = (&blob[..blob::TIMES.start], &blob[blob::TIMES.end..]);
-    args.id(&new.id).bytes(head).bytes(tail).bytes(extra.concat());
+pub(super) fn put_job(call: &mut Call, new: &NewJob) {
+    let mut entry = Vec::with_capacity(64);
+    entry.extend_from_slice(new.id.local.as_bytes());
+    entry.extend_from_slice(&new.payload_hash);
+    let times = [new.run_at_ms, new.delay_ms, new.deadline_ms, new.deadline_after_ms];
+    if times != [0; 4] {
+        times
+            .iter()
+            .for_each(|ms| entry.extend_from_slice(&blob::number(*ms).to_be_bytes()));
+    }
+    let mut body = Vec::with_capacity(64 + new.payload.len());
+    blob::put_body(&mut body, new);
+    let name = new.idempotency_key.as_ref().or(new.request_id.as_ref());
+    call.bytes(&entry)
+        .bytes(&body)
+        .bytes(name.map_or(&[], |name| name.as_bytes()));
 }
 
 pub(super) fn submitted(
@@ -58,17 +49,18 @@ pub(super) fn submitted(
     job: &NewJob,
     reply: Reply,
 ) -> StoreResult<StoreResult<Submitted>> {
+    if let Ok(code) = reply.number() {
+        return Ok(Ok(Submitted {
+            id: job.id.clone(),
+            outcome: SubmitOutcome::Created,
+            state: Some(state(code)?),
+            result: None,
+            result_expired: false,
+        }));
+    }
     let mut values = reply.list()?.into_iter();
     let mut next = || values.next().ok_or_else(|| corrupt("too few values"));
-    let created = |state| Submitted {
-        id: job.id.clone(),
-        outcome: SubmitOutcome::Created,
-        state: Some(state),
-        result: None,
-        result_expired: false,
-    };
     Ok(match next()?.number()? {
-        1 => Ok(created(state(next()?.number()?)?)),
         2 => {
             let (local, code, kept) = (next()?.uuid()?, next()?.number()?, next()?.number()? == 1);
             let state = if code == 0 { None } else { Some(state(code)?) };
@@ -99,24 +91,30 @@ pub(super) fn submitted(
     })
 }
 
-pub(super) fn put_settlement(args: &mut Args, item: &SettleItem) {
-    let (outcome, LeaseRef { id, fence }) = (&item.settlement.outcome, &item.settlement.lease);
+pub(super) fn put_settlement(call: &mut Call, item: &SettleItem) {
+    let Settlement { outcome, lease, .. } = &item.settlement;
+    let member = lease_member(lease);
+    let text = match outcome {
+        // What most of them say needs no words.
+        Outcome::Succeeded { result } if result.is_empty() => {
+            call.bytes(&member);
+            return;
+        }
+        Outcome::Succeeded { result } => result,
+        other => other.error().as_bytes(),
+    };
     let after_ms = match outcome {
         Outcome::Retry { after_ms, .. } | Outcome::Throttled { after_ms, .. } => *after_ms,
         _ => 0,
     };
-    let text = match outcome {
-        Outcome::Succeeded { result } => result.to_vec(),
-        other => other.error().as_bytes().to_vec(),
-    };
     let numbers = [
-        id.local.as_bytes().as_slice(),
-        &blob::number(*fence).to_be_bytes(),
+        member.as_slice(),
         &[outcome.kind().code()],
         &blob::number(after_ms).to_be_bytes(),
         &item.random.to_be_bytes(),
+        text,
     ];
-    args.bytes(numbers.concat()).bytes(text);
+    call.bytes(&numbers.concat());
 }
 
 pub(super) fn settled(code: u64) -> StoreResult<SettleResult> {
@@ -127,18 +125,18 @@ pub(super) fn settled(code: u64) -> StoreResult<SettleResult> {
     })
 }
 
-pub(super) fn grants(request: &LeaseRequest, reply: Reply) -> StoreResult<Grants> {
+pub(super) fn grants(
+    request: &LeaseRequest,
+    reply: Reply,
+    policy: impl FnOnce(Reply) -> StoreResult<Policy>,
+) -> StoreResult<Grants> {
     let mut values = reply.list()?.into_iter();
     let mut next = || values.next().ok_or_else(|| corrupt("too few values"));
     let (unmet, clock_ms, json) = (next()?.number()? == 1, next()?.number()?, next()?);
-    let policy = if json.is_nil() {
-        policy::parse(b"")?
-    } else {
-        policy::parse(&json.bytes()?)?
-    };
+    let policy = policy(json)?;
     let mut grants = Vec::new();
     while let Some(index) = values.next() {
-        let (Some(local), Some(bytes)) = (values.next(), values.next()) else {
+        let (Some(local), Some(head), Some(body)) = (values.next(), values.next(), values.next()) else {
             return Err(corrupt("too few values"));
         };
         let want = request
@@ -147,7 +145,8 @@ pub(super) fn grants(request: &LeaseRequest, reply: Reply) -> StoreResult<Grants
             .ok_or_else(|| corrupt("a want that nobody asked for"))?;
         let job = blob::decode(
             id(&request.queue, local.uuid()?),
-            bytes.bytes()?,
+            &head.bytes()?,
+            body.bytes()?.into(),
             clock_ms + policy.lease_ttl_ms,
         )?;
         grants.push(Grant {
@@ -175,9 +174,13 @@ pub(super) fn each_number<R>(
         .collect()
 }
 
-pub(super) fn renewed(reply: Reply) -> StoreResult<Vec<StoreResult<RenewAnswer>>> {
+/// Of `n` leases.
+pub(super) fn renewed(n: usize, reply: Reply) -> StoreResult<Vec<StoreResult<RenewAnswer>>> {
     let mut answers = reply.list()?.into_iter();
     let until_ms = answers.next().ok_or_else(|| corrupt("nothing"))?.number()?;
+    if answers.len() == 0 {
+        return Ok((0..n).map(|_| Ok(RenewAnswer::Held { until_ms })).collect());
+    }
     let answer = |code: Reply| {
         Ok(Ok(match code.number()? {
             1 => RenewAnswer::Held { until_ms },
@@ -206,13 +209,14 @@ pub(super) fn got(ids: &[&JobId], reply: Reply) -> StoreResult<Vec<StoreResult<O
     let mut values = reply.list()?.into_iter();
     let mut jobs = Vec::new();
     for id in ids {
-        let (Some(bytes), Some(until)) = (values.next(), values.next()) else {
+        let (Some(head), Some(body), Some(until)) = (values.next(), values.next(), values.next()) else {
             return Err(corrupt("too few values"));
         };
         // An id of another shard is another job's.
-        let kept = !bytes.is_nil() && id.shard == keys::SHARD;
+        let kept = !body.is_nil() && id.shard == keys::SHARD;
         jobs.push(if kept {
-            blob::decode((*id).clone(), bytes.bytes()?, until.number()?).map(Some)
+            let head = if head.is_nil() { Vec::new() } else { head.bytes()? };
+            blob::decode((*id).clone(), &head, body.bytes()?.into(), until.number()?).map(Some)
         } else {
             Ok(None)
         });
@@ -239,12 +243,11 @@ pub(super) fn page(queue: &QueueName, reply: Reply) -> StoreResult<JobPage> {
     let mut next = || values.next().ok_or_else(|| corrupt("too few values"));
     let (more, first, second) = (next()?.number()? == 1, next()?.number()?, next()?.number()?);
     let mut jobs = Vec::new();
-    while let (Some(local), Some(bytes), Some(until)) = (values.next(), values.next(), values.next()) {
-        jobs.push(blob::decode_summary(
-            id(queue, local.uuid()?),
-            bytes.bytes()?,
-            until.number()?,
-        )?);
+    while let (Some(local), Some(head), Some(body), Some(until)) =
+        (values.next(), values.next(), values.next(), values.next())
+    {
+        let id = id(queue, local.uuid()?);
+        jobs.push(blob::decode(id, &head.bytes()?, body.bytes()?.into(), until.number()?)?);
     }
     Ok(JobPage {
         jobs,

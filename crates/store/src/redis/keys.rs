@@ -3,27 +3,30 @@
 //! Every key of a queue begins with its tag, `{tg:<queue>:<shard>}`, so that each operation stays in one slot of a
 //! cluster while queues spread over it. Queue names cannot contain `:`, `{` or `}`, so keys cannot collide.
 //!
-//! **Jobs.** One hash holds all of a queue's jobs: id (16 bytes) -> blob ([`super::blob`]). A large hash of blobs costs
-//! half of what a hash per job does, in memory and in time.
+//! **Jobs.** Two hashes hold all of a queue's jobs, by id (16 bytes): bodies, which never change, and heads, which say
+//! what has become of a job ([`super::blob`]). A job that was submitted and waits for nothing has no head yet, and the
+//! heads of jobs that were leased or settled together are equal, so that a call makes them once. Large hashes cost half of
+//! what a hash per job does, in memory and in time.
 //!
-//! **Waiting.** A list per lane holds the ready jobs in order, as id and `seq`, a number that the job's blob carries too.
-//! A job that leaves the list other than by its head (cancel, delete, expiry) just stops being ready: its entry is stale
-//! and whoever meets it drops it, so nothing ever searches a list. How many jobs are ready is counted apart. Scheduled
-//! jobs are in a sorted set by due time, waiting ones with a deadline in another one.
+//! **Waiting.** A list per lane holds the ready jobs in order: the id of a job without a head; else id and `seq`, a number
+//! that the head carries too. A job that leaves the list other than by its head (cancel, delete, expiry) just stops being
+//! ready: its entry is stale, and whoever meets it drops it, so nothing ever searches a list. How many entries are stale is
+//! counted; the rest is ready. Scheduled jobs are in a sorted set by due time, waiting ones with a deadline in another one.
 //!
 //! **Running.** A sorted set per lane holds the leases: members are (id, fence), scores the leases' ends. Ghosts, slots
 //! whose lease is nobody's any more, are in another one. The sizes of the two together are what counts against the cap.
-//! When a lease ends is said there alone, and who is a member is running with that fence, so a renewal reads no job. A session's leases and the jobs with a loss blamed on a process are sorted sets with equal
-//! scores: they order by member, so that long ones can be worked off piece by piece.
+//! When a lease ends is said there alone, and who is a member is running with that fence, so a renewal reads no job. A
+//! session's leases are a set, the jobs with a loss blamed on a process a sorted set with equal scores.
 //!
-//! **Ended.** A sorted set per terminal state by time of end, and another one for those whose result is still awaited.
+//! **Ended.** A list of those that succeeded in the order of their ends, a sorted set by time for each other terminal
+//! state, and one per state for those whose result is still awaited.
 //!
-//! **Names.** Idempotency keys and request ids are maps cut into [`PARTS`] hashes, each with lists of what ends in an
-//! hour (a minute for request ids). Nothing is left to EXPIRE: expiring a hash of millions of fields stalls the server.
-//! Entries leave in the order of their ends, at the first sweep after that; only when a queue's idempotency window was
-//! shortened may some leave up to an hour late. Until then they count toward `max_keys`, and no lookup finds them.
+//! **Names.** Idempotency keys and request ids are kept in generations, hashes whose end says until when; see
+//! `lua/names.lua`. One that has ended is dropped as a whole by UNLINK; nothing is left to EXPIRE, which would stall the
+//! server.
 //!
-//! **The rest.** `meta` holds the queue's record, its cap and flags, `counts` its counters; both are readable by hand.
+//! **The rest.** `meta` holds the queue's record, its cap, state and totals, as texts that are readable by hand. Every
+//! count of jobs is the size of a set or list.
 
 use tidegate_protocol::domain::QueueName;
 
@@ -32,62 +35,39 @@ pub(crate) const SHARD: u16 = 0;
 
 /// Names of all queues, equal scores: they order by name. A queue's name is written before its first use.
 pub(crate) const QUEUES: &str = "{tg}:queues";
-/// The store's own record: `incarnation`, `watermark_ms`.
+/// The store's own record: `incarnation`, `schema`, `watermark_ms`.
 pub(crate) const STORE: &str = "{tg}:store";
 /// Channel: a queue's name, when it was hungry and something changed in its favour.
 pub(crate) const WAKE: &str = "tg:wake";
 /// Channel: `<queue>:<shard>:`, then ids of 16 bytes each, of jobs with an awaited result that have ended.
 pub(crate) const DONE: &str = "tg:done";
 
-/// Hashes of one map of names: 10 million keys make parts of about 10,000 fields. Written into jobs and names.
-pub(crate) const PARTS: u32 = 1_024;
+/// Version of what is kept and where. A store of another version is refused.
+pub(crate) const SCHEMA: u64 = 2;
 
-/// What every key of a queue begins with. The suffixes are in `lua/lib.lua`, `lua/index.lua` and `lua/keys.lua`, which
-/// alone use them:
+pub(crate) fn other_schema(found: u64) -> String {
+    let what = if found > SCHEMA {
+        "a newer Tidegate: use that version or a newer one"
+    } else {
+        "an older Tidegate, which this one cannot read: let the old routers finish their jobs, or use another database"
+    };
+    format!("it was written by {what} (schema {found}, this version has {SCHEMA})")
+}
+
+/// What every key of a queue begins with. The suffixes are in `lua/lib.lua` and `lua/names.lua`, which alone use them:
 ///
 /// | suffix | type | holds |
 /// |---|---|---|
-/// | `:meta` | hash | record, cap, `paused`, `hungry`, `turn`, `hold_until` |
-/// | `:counts` | hash | jobs by state, `ready_retries`, totals, `keys`, `ids`, `seq` |
-/// | `:jobs` | hash | id -> blob |
-/// | `:ready:<lane>` | list | id and seq |
+/// | `:meta` | hash | `policy`, its `numbers`, `cap`, `state`, generations of `keys` and `ids`, totals |
+/// | `:bodies`, `:heads` | hash | id -> what never changes, what does |
+/// | `:ready:<lane>` | list | id, or id and seq |
 /// | `:scheduled`, `:deadlines` | sorted set | id by due time, by deadline |
 /// | `:leases:<lane>`, `:ghosts:<lane>` | sorted set | id and fence by end of the lease |
-/// | `:session:<16 bytes>` | sorted set | id and fence, score 0 |
+/// | `:session:<16 bytes>` | set | id and fence |
 /// | `:blamed:<16 bytes>` | sorted set | id, score 0 |
+/// | `:ended:4` | list | ids of the succeeded |
 /// | `:ended:<state>`, `:awaited:<state>` | sorted set | id by time of end |
-/// | `:keys:<part>`, `:ids:<part>` | hash | name -> id, payload hash, ended state, end |
-/// | `:keys:ends:<hour>`, `:ids:ends:<minute>` | list | end, part and name |
-/// | `:keys:spans`, `:ids:spans` | sorted set | the hours, the minutes that have a list |
+/// | `:keys:<end>`, `:ids:<end>` | hash | name -> id, payload hash, ended state |
 pub(crate) fn tag(queue: &QueueName) -> String {
     format!("{{tg:{queue}:{SHARD}}}")
-}
-
-/// In which part a name is: FNV-1a, for it has to stay the same for ever and needs no more.
-pub(crate) fn part(name: &str) -> u16 {
-    let hash = name.bytes().fold(2_166_136_261_u32, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(16_777_619)
-    });
-    (hash % PARTS) as u16
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Stored data depends on it.
-    #[test]
-    fn parts_never_change() {
-        assert_eq!(
-            [part(""), part("a"), part("inv-17")].map(u32::from),
-            [2_166_136_261 % 1_024, 0xe40c_292c % 1_024, 343]
-        );
-    }
-
-    #[test]
-    fn parts_are_of_like_size() {
-        let mut sizes = [0_u32; PARTS as usize];
-        (0..102_400).for_each(|i| sizes[usize::from(part(&format!("order-{i}")))] += 1);
-        assert!(sizes.iter().all(|&n| (40..200).contains(&n)), "{sizes:?}");
-    }
 }

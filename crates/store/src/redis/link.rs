@@ -14,11 +14,7 @@ use deadpool_redis::{
 };
 use tokio::sync::Mutex;
 
-use super::{
-    faults,
-    operations::{LIBRARY, Operation},
-    reply::Reply,
-};
+use super::{calls::Call, faults, operations::LIBRARY, reply::Reply};
 use crate::{OpenError, StoreError, StoreResult};
 
 /// The client's own default of 500 ms is less than a busy server may take.
@@ -73,21 +69,16 @@ impl Link {
         }
     }
 
-    /// Runs an operation on the keys of `tag`. A server that does not know the library is given it in the same call.
-    pub async fn run(&self, operation: Operation, tag: &str, args: &[Vec<u8>]) -> StoreResult<Reply> {
-        let mut call = cmd("FCALL");
-        call.arg(operation.function()).arg(1).arg(tag);
-        args.iter().for_each(|arg| {
-            call.arg(arg.as_slice());
-        });
-        match self.send(&call).await {
+    /// Runs an operation. A server that does not know the library is given it in the same call.
+    pub async fn run(&self, call: &Call) -> StoreResult<Reply> {
+        match self.send(call.command()).await {
             Err(Refused::NoFunction) => {}
             other => return other.map(Reply).map_err(Refused::into_error),
         }
         let mut load = cmd("FUNCTION");
         load.arg("LOAD").arg("REPLACE").arg(LIBRARY.as_str());
         self.command(&load).await?;
-        let answer = self.send(&call).await;
+        let answer = self.send(call.command()).await;
         answer.map(Reply).map_err(Refused::into_error)
     }
 

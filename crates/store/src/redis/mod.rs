@@ -47,6 +47,7 @@ pub struct RedisStore {
     here: AnchoredClock,
     /// Queues whose names are known to be in [`keys::QUEUES`].
     queues: calls::KnownQueues,
+    policies: policy::KnownPolicies,
     server: Mutex<Server>,
     events: Events,
     listener: Mutex<Option<JoinHandle<()>>>,
@@ -70,6 +71,7 @@ impl RedisStore {
             clock_seen: Mutex::default(),
             here: AnchoredClock::starting_at_least(0),
             queues: calls::KnownQueues::default(),
+            policies: policy::KnownPolicies::default(),
             server: Mutex::new(server),
             events,
             listener: Mutex::new(Some(listener)),

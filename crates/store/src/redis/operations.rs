@@ -11,9 +11,10 @@ use tidegate_protocol::domain::Policy;
 use super::policy;
 
 /// What all operations share, in order.
-const PARTS: [&str; 5] = [
+const PARTS: [&str; 6] = [
     include_str!("lua/lib.lua"),
-    include_str!("lua/keys.lua"),
+    include_str!("lua/jobs.lua"),
+    include_str!("lua/names.lua"),
     include_str!("lua/index.lua"),
     include_str!("lua/life.lua"),
     include_str!("lua/ready.lua"),
@@ -72,19 +73,10 @@ impl Operation {
         format!("tidegate_{}_{}", self.name, *VERSION)
     }
 
-    /// Its entry in the table of operations.
+    /// Its entry in the table of operations, with what it alone uses.
     fn made(self) -> String {
         let (_, text) = self.text.split_once('\n').unwrap_or_default();
-        // These are about no queue.
-        let begin = if [PULSE.name, ENTER.name].contains(&self.name) {
-            "KEYS, ARGV = keys, args"
-        } else {
-            "begin(keys, args)"
-        };
-        format!(
-            "made.{} = function(keys, args)\n{begin}\n{text}\nend\n",
-            self.name
-        )
+        format!("do\n{text}\nend\n")
     }
 
     fn registered(self, version: &str) -> String {
@@ -94,8 +86,10 @@ impl Operation {
         format!(
             "redis.register_function{{function_name='tidegate_{name}_{version}', flags={{{flags}}}, \
              callback=function(keys, args)\noperations = operations or make()\n\
-             return operations.{name}(keys, args)\nend}}\n",
+             operations.{begin}(keys, args)\nreturn operations.{name}()\nend}}\n",
             name = self.name,
+            // These are about no queue.
+            begin = if [PULSE.name, ENTER.name].contains(&self.name) { "take" } else { "begin" },
             flags = flags.join(",")
         )
     }
@@ -105,7 +99,7 @@ impl Operation {
 fn body(version: &str) -> String {
     let each = |of: &dyn Fn(&Operation) -> String| OPERATIONS.iter().map(of).collect::<String>();
     format!(
-        "local operations\nlocal function make()\n{}{}\nlocal made = {{}}\n{}return made\nend\n{}",
+        "local operations\nlocal function make()\n{}{}\nlocal made = {{begin = begin, take = take}}\n{}return made\nend\n{}",
         defaults(),
         PARTS.join("\n"),
         each(&|operation| operation.made()),
@@ -115,13 +109,10 @@ fn body(version: &str) -> String {
 
 /// The policy of a queue without a record, so that its numbers are written down in one place only.
 fn defaults() -> String {
-    let numbers = policy::numbers(&Policy::default());
-    let join = |of: &dyn Fn(&(&str, u64)) -> String| numbers.iter().map(of).collect::<Vec<_>>().join(",");
-    let (names, values) = (
-        join(&|(name, _)| format!("'{name}'")),
-        join(&|(_, value)| value.to_string()),
-    );
-    format!("local POLICY_FIELDS, POLICY_DEFAULTS = {{{names}}}, {{{values}}}\n")
+    let default = Policy::default();
+    let names = policy::numbers(&default, 0).map(|(name, _)| format!("'{name}'")).join(",");
+    let values = policy::numbers_text(&default, 0);
+    format!("local POLICY_FIELDS, POLICY_DEFAULTS = {{{names}}}, '{values}'\n")
 }
 
 #[cfg(test)]

@@ -5,43 +5,33 @@ use uuid::Uuid;
 
 use super::{
     RedisStore, blob,
-    calls::uuid_bytes,
     codec::{corrupt, grants},
     keys,
     link::RESPONSE_TIMEOUT,
     operations, policy,
-    reply::Reply,
     server,
 };
 use crate::{
     CapAnswer, CapOrder, Clock, Grants, ITEMS_PER_CALL_MAX, LeaseRequest, QueueRecord, Reclaim, Reclaimed,
-    StoreResult,
+    StoreError, StoreResult,
 };
 
 /// Jobs that one call gives back at most; there are as many calls as it takes.
 const RELEASED_PER_CALL: u32 = 256;
-pub(super) const LEASES_PER_CALL: usize = 256;
+const LEASES_PER_CALL: usize = 256;
 
 impl RedisStore {
     pub(super) async fn lease_one(&self, request: &LeaseRequest) -> StoreResult<Grants> {
-        let mut args = self.args();
-        args.text(ITEMS_PER_CALL_MAX);
-        args.text(self.not_after().map(|ms| ms.to_string()).unwrap_or_default());
+        let mut call = self.call(operations::LEASE, &request.queue);
+        call.text(ITEMS_PER_CALL_MAX);
+        call.text(self.not_after().map(|ms| ms.to_string()).unwrap_or_default());
+        let known = self.policies.digest(&request.queue);
+        call.text(known.map(|digest| digest.to_string()).unwrap_or_default());
         for want in &request.wants {
-            args.bytes(
-                [
-                    want.session.0.as_bytes().as_slice(),
-                    want.incarnation.0.as_bytes(),
-                ]
-                .concat(),
-            )
-            .text(want.max);
+            call.ids(want.session.0, want.incarnation.0).text(want.max);
         }
-        grants(
-            request,
-            self.run(&self.leases, operations::LEASE, &request.queue, args)
-                .await?,
-        )
+        let reply = self.run(&self.leases, &call).await?;
+        grants(request, reply, |json| self.policies.learn(&request.queue, json))
     }
 
     pub(super) async fn release_one(
@@ -53,12 +43,12 @@ impl RedisStore {
     ) -> StoreResult<u64> {
         let mut released = 0;
         loop {
-            let mut args = self.args();
-            args.bytes(uuid_bytes(session))
+            let mut call = self.call(operations::RELEASE, queue);
+            call.bytes(session.as_bytes())
                 .text(u8::from(bye))
                 .text(seed)
                 .text(RELEASED_PER_CALL);
-            let reply = self.run(&self.leases, operations::RELEASE, queue, args).await?;
+            let reply = self.run(&self.leases, &call).await?;
             let [n, more] = reply.fixed()?;
             released += n.number()?;
             if more.number()? == 0 {
@@ -75,13 +65,13 @@ impl RedisStore {
         leases: &[LeaseRef],
     ) -> StoreResult<Vec<bool>> {
         loop {
-            let mut args = self.args();
-            args.bytes(uuid_bytes(reclaim.session.0))
-                .bytes(uuid_bytes(reclaim.incarnation.0));
+            let mut call = self.call(operations::RECLAIM, queue);
+            call.bytes(reclaim.session.0.as_bytes())
+                .bytes(reclaim.incarnation.0.as_bytes());
             leases.iter().for_each(|lease| {
-                args.lease(lease);
+                call.lease(lease);
             });
-            let reply = self.run(&self.leases, operations::RECLAIM, queue, args).await?;
+            let reply = self.run(&self.leases, &call).await?;
             let mut answers = reply.list()?.into_iter().map(|answer| Ok(answer.number()? == 1));
             let again = answers.next().ok_or_else(|| corrupt("nothing"))??;
             if !again {
@@ -130,45 +120,35 @@ impl RedisStore {
     }
 
     pub(super) async fn order_cap(&self, order: &CapOrder) -> StoreResult<CapAnswer> {
-        let mut args = self.args();
-        args.text(order.version.epoch)
+        let mut call = self.call(operations::CAPS, &order.queue);
+        call.text(order.version.epoch)
             .text(order.version.generation)
             .text(blob::number(order.ttl_ms));
         if let Some(cap) = order.cap {
-            args.text(cap.cap).text(cap.retry_cap).text(cap.safe);
+            call.text(cap.cap).text(cap.retry_cap).text(cap.safe);
         }
-        let reply = self
-            .run(&self.admin, operations::CAPS, &order.queue, args)
-            .await?;
-        let numbers = reply
-            .list()?
-            .iter()
-            .map(Reply::number)
-            .collect::<StoreResult<Vec<_>>>()?;
-        let (Some(applied), Some(slots)) = (numbers.first(), numbers.get(1)) else {
+        let mut answer = self.run(&self.admin, &call).await?.list()?.into_iter();
+        let (Some(applied), Some(slots)) = (answer.next(), answer.next()) else {
             return Err(corrupt("too few values"));
         };
-        let record = numbers[2..]
-            .first_chunk::<6>()
-            .map(|numbers| policy::cap_record(*numbers));
+        let record = match answer.next().filter(|cap| !cap.is_nil()) {
+            Some(cap) => Some(policy::cap_record(&cap.bytes()?)?),
+            None => None,
+        };
         Ok(CapAnswer {
-            applied: *applied == 1,
+            applied: applied.number()? == 1,
             record,
-            slots: *slots,
+            slots: slots.number()?,
         })
     }
 
     pub(super) async fn put_one(&self, record: &QueueRecord) -> StoreResult<bool> {
-        let mut args = self.args();
-        args.text(record.version.epoch).text(record.version.generation);
+        let mut call = self.call(operations::PUT, &record.queue);
+        call.text(record.version.epoch).text(record.version.generation);
         for field in policy::fields(&record.policy)? {
-            args.text(field);
+            call.bytes(field.as_bytes());
         }
-        Ok(self
-            .run(&self.admin, operations::PUT, &record.queue, args)
-            .await?
-            .number()?
-            == 1)
+        Ok(self.run(&self.admin, &call).await?.number()? == 1)
     }
 
     /// When the answer to a call sent now will not be waited for any more, by the store's clock as far as it is known.
@@ -179,15 +159,15 @@ impl RedisStore {
         Some(store_ms + elapsed + RESPONSE_TIMEOUT.as_millis() as u64)
     }
 
-    /// The one call that is not about a queue.
+    /// The one call that is not about a queue: clock, incarnation and watermark.
     pub(super) async fn beat(&self) -> StoreResult<(u64, String, u64)> {
-        let mut args = self.args();
-        args.text(Uuid::new_v4().simple());
-        let [clock, incarnation, watermark] = self
-            .admin
-            .run(operations::PULSE, keys::STORE, &args.0)
-            .await?
-            .fixed()?;
+        let mut call = self.call_on(operations::PULSE, keys::STORE);
+        call.text(Uuid::new_v4().simple()).text(keys::SCHEMA);
+        let [clock, incarnation, watermark, schema] = self.run(&self.admin, &call).await?.fixed()?;
+        let schema = schema.number()?;
+        if schema != keys::SCHEMA {
+            return Err(StoreError::Corrupt(keys::other_schema(schema)));
+        }
         let incarnation = String::from_utf8_lossy(&incarnation.bytes()?).into_owned();
         let clock_ms = clock.number()?;
         if self.clock.is_none() {

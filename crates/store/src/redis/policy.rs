@@ -1,14 +1,17 @@
 //! A queue's record: the policy as JSON for us, and the numbers that the operations decide by beside it.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard},
+};
 
 use tidegate_protocol::domain::{Cap, CapRecord, Policy, QueueName, Version};
 
 use super::reply::Reply;
 use crate::{QueueStats, StoreError, StoreResult};
 
-/// Fields of `meta` that the operations read.
-pub(crate) fn numbers(policy: &Policy) -> [(&'static str, u64); 10] {
+/// What the operations decide by, and a digest of the whole, by which a caller knows that it knows it.
+pub(crate) fn numbers(policy: &Policy, digest: u64) -> [(&'static str, u64); 11] {
     [
         ("costs", u64::from(policy.costs_a_resource())),
         ("max_depth", policy.max_depth),
@@ -20,16 +23,59 @@ pub(crate) fn numbers(policy: &Policy) -> [(&'static str, u64); 10] {
         ("idempotency_window_ms", policy.idempotency_window_ms),
         ("max_keys", policy.max_keys),
         ("max_park_ms", policy.max_park_ms),
+        ("digest", digest),
     ]
 }
 
+/// The same as one text.
+pub(crate) fn numbers_text(policy: &Policy, digest: u64) -> String {
+    numbers(policy, digest)
+        .map(|(_, value)| value.to_string())
+        .join(" ")
+}
+
+/// FNV-1a, for it has to tell texts apart and needs no more; a number that survives being a double. 0 = no policy.
+pub(crate) fn digest(json: &[u8]) -> u64 {
+    if json.is_empty() {
+        return 0;
+    }
+    let hash = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+    json.iter().fold(0xcbf2_9ce4_8422_2325, hash) >> 11
+}
+
 /// Everything that is written for a policy, as fields and values by turns.
-pub(crate) fn fields(policy: &Policy) -> StoreResult<Vec<String>> {
+pub(crate) fn fields(policy: &Policy) -> StoreResult<[String; 4]> {
     let json = serde_json::to_string(policy).map_err(|error| StoreError::Invalid(error.to_string()))?;
-    let numbers = numbers(policy)
-        .into_iter()
-        .flat_map(|(name, value)| [name.to_owned(), value.to_string()]);
-    Ok(["policy".to_owned(), json].into_iter().chain(numbers).collect())
+    let numbers = numbers_text(policy, digest(json.as_bytes()));
+    Ok(["policy".to_owned(), json, "numbers".to_owned(), numbers])
+}
+
+/// Policies that were read, so that they are read once.
+#[derive(Default)]
+pub(crate) struct KnownPolicies(Mutex<HashMap<QueueName, (u64, Policy)>>);
+
+impl KnownPolicies {
+    fn lock(&self) -> MutexGuard<'_, HashMap<QueueName, (u64, Policy)>> {
+        self.0.lock().expect("nothing panics under this lock")
+    }
+
+    pub fn digest(&self, queue: &QueueName) -> Option<u64> {
+        self.lock().get(queue).map(|(digest, _)| *digest)
+    }
+
+    /// What a lease said of the policy: nothing if it is the known one.
+    pub fn learn(&self, queue: &QueueName, json: Reply) -> StoreResult<Policy> {
+        if json.is_nil() {
+            let known = self.lock();
+            return Ok(known
+                .get(queue)
+                .map_or_else(Policy::default, |(_, policy)| policy.clone()));
+        }
+        let json = json.bytes()?;
+        let policy = parse(&json)?;
+        self.lock().insert(queue.clone(), (digest(&json), policy.clone()));
+        Ok(policy)
+    }
 }
 
 /// The policy of a record; empty text = there is none.
@@ -75,41 +121,41 @@ impl Fields {
     }
 }
 
-/// A cap of six numbers in the order of `caps.lua`.
-pub(crate) fn cap_record(numbers: [u64; 6]) -> CapRecord {
-    let [cap, retry_cap, safe, expires_ms, epoch, generation] = numbers;
+/// `cap retry_cap safe expires epoch generation`, as `caps.lua` writes it.
+pub(crate) fn cap_record(text: &[u8]) -> StoreResult<CapRecord> {
+    let text = String::from_utf8_lossy(text);
+    let numbers: Vec<u64> = text.split(' ').filter_map(|number| number.parse().ok()).collect();
+    let [cap, retry_cap, safe, expires_ms, epoch, generation] = numbers[..] else {
+        return Err(StoreError::Corrupt(format!("the cap {text:?}")));
+    };
     // Written from u32 values.
     let [cap, retry_cap, safe] = [cap, retry_cap, safe].map(|n| n.min(u64::from(u32::MAX)) as u32);
-    CapRecord {
+    Ok(CapRecord {
         cap: Cap { cap, retry_cap, safe },
         expires_ms,
         version: Version { epoch, generation },
-    }
-}
-
-fn stored_cap(meta: &Fields) -> StoreResult<Option<CapRecord>> {
-    if meta.text("cap").is_none() {
-        return Ok(None);
-    }
-    let mut numbers = [0; 6];
-    let names = [
-        "cap",
-        "retry_cap",
-        "safe",
-        "cap_expires",
-        "cap_epoch",
-        "cap_generation",
-    ];
-    for (number, name) in numbers.iter_mut().zip(names) {
-        *number = meta.or_zero(name)?;
-    }
-    Ok(Some(cap_record(numbers)))
+    })
 }
 
 /// From the answer of `stats.lua`.
 pub(crate) fn stats(queue: QueueName, reply: Reply) -> StoreResult<QueueStats> {
-    let [clock_ms, slots, slots_retries, since, counts, meta] = reply.fixed()?;
-    let (counts, meta) = (Fields::new(counts)?, Fields::new(meta)?);
+    let [
+        clock_ms,
+        slots,
+        slots_retries,
+        since,
+        ready,
+        ready_retries,
+        scheduled,
+        running,
+        succeeded,
+        dead,
+        cancelled,
+        expired,
+        paused,
+        meta,
+    ] = reply.fixed()?;
+    let meta = Fields::new(meta)?;
     let version = match meta.number("policy_epoch")? {
         None => None,
         Some(epoch) => Some(Version {
@@ -119,24 +165,24 @@ pub(crate) fn stats(queue: QueueName, reply: Reply) -> StoreResult<QueueStats> {
     };
     Ok(QueueStats {
         queue,
-        paused: meta.or_zero("paused")? == 1,
-        scheduled: counts.or_zero("scheduled")?,
-        ready: counts.or_zero("ready")?,
-        ready_retries: counts.or_zero("ready_retries")?,
-        running: counts.or_zero("running")?,
+        paused: paused.number()? == 1,
+        scheduled: scheduled.number()?,
+        ready: ready.number()?,
+        ready_retries: ready_retries.number()?,
+        running: running.number()?,
         slots: slots.number()?,
         slots_retries: slots_retries.number()?,
-        succeeded: counts.or_zero("succeeded")?,
-        dead: counts.or_zero("dead")?,
-        cancelled: counts.or_zero("cancelled")?,
-        expired: counts.or_zero("expired")?,
-        submitted_total: counts.or_zero("submitted_total")?,
-        succeeded_total: counts.or_zero("succeeded_total")?,
-        dead_total: counts.or_zero("dead_total")?,
+        succeeded: succeeded.number()?,
+        dead: dead.number()?,
+        cancelled: cancelled.number()?,
+        expired: expired.number()?,
+        submitted_total: meta.or_zero("submitted_total")?,
+        succeeded_total: meta.or_zero("succeeded_total")?,
+        dead_total: meta.or_zero("dead_total")?,
         oldest_ready_ms: u64::try_from(since.int()?).ok(),
         policy: parse(meta.text("policy").unwrap_or_default())?,
         policy_version: version,
-        cap: stored_cap(&meta)?,
+        cap: meta.text("cap").map(cap_record).transpose()?,
         clock_ms: clock_ms.number()?,
     })
 }

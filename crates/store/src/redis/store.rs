@@ -8,12 +8,11 @@ use tokio::sync::broadcast;
 
 use super::{
     RedisStore,
-    calls::{Args, Batch},
+    calls::{Batch, Call},
     codec::{
         acted, each_number, got, page, place, put_job, put_settlement, renewed, settled, submitted, swept,
     },
     keys, operations,
-    ops::LEASES_PER_CALL,
     policy,
     reply::Reply,
 };
@@ -45,6 +44,7 @@ impl JobStore for RedisStore {
         let batch = Batch {
             link: &self.submits,
             operation: operations::SUBMIT,
+            first: None,
             put: put_job,
             size,
             read,
@@ -60,13 +60,14 @@ impl JobStore for RedisStore {
     }
 
     async fn renew(&self, leases: Vec<LeaseRef>) -> Vec<StoreResult<RenewAnswer>> {
-        let put = |args: &mut Args, lease: &LeaseRef| {
-            args.lease(lease);
+        let put = |call: &mut Call, lease: &LeaseRef| {
+            call.lease(lease);
         };
-        let read = |_: &QueueName, _: &[&LeaseRef], reply: Reply| renewed(reply);
+        let read = |_: &QueueName, leases: &[&LeaseRef], reply: Reply| renewed(leases.len(), reply);
         let batch = Batch {
             link: &self.leases,
             operation: operations::RENEW,
+            first: None,
             put,
             size: |_: &LeaseRef| 32,
             read,
@@ -104,6 +105,7 @@ impl JobStore for RedisStore {
         let batch = Batch {
             link: &self.leases,
             operation: operations::SETTLE,
+            first: None,
             put: put_settlement,
             size,
             read,
@@ -114,27 +116,25 @@ impl JobStore for RedisStore {
 
     async fn sweep(&self, requests: Vec<SweepRequest>) -> Vec<StoreResult<SweepReport>> {
         let one = |request: SweepRequest| async move {
-            let mut args = self.args();
-            args.text(u8::from(request.reclaim))
+            let mut call = self.call(operations::SWEEP, &request.queue);
+            call.text(u8::from(request.reclaim))
                 .text(request.hold_ms)
                 .text(request.limit)
                 .text(request.seed);
-            swept(
-                self.run(&self.admin, operations::SWEEP, &request.queue, args)
-                    .await?,
-            )
+            swept(self.run(&self.admin, &call).await?)
         };
         join_all(requests.into_iter().map(one)).await
     }
 
     async fn get(&self, ids: Vec<JobId>) -> Vec<StoreResult<Option<Job>>> {
-        let put = |args: &mut Args, id: &JobId| {
-            args.id(id);
+        let put = |call: &mut Call, id: &JobId| {
+            call.id(id);
         };
         let read = |_: &QueueName, ids: &[&JobId], reply: Reply| got(ids, reply);
         let batch = Batch {
             link: &self.admin,
             operation: operations::GET,
+            first: None,
             put,
             size: |_: &JobId| 16_384,
             read,
@@ -144,16 +144,12 @@ impl JobStore for RedisStore {
 
     async fn list(&self, request: ListRequest) -> StoreResult<JobPage> {
         let (first, second) = place(request.cursor.as_deref())?;
-        let mut args = self.args();
-        args.text(request.state.code())
+        let mut call = self.call(operations::LIST, &request.queue);
+        call.text(request.state.code())
             .text(request.limit)
             .text(first)
             .text(second);
-        page(
-            &request.queue,
-            self.run(&self.admin, operations::LIST, &request.queue, args)
-                .await?,
-        )
+        page(&request.queue, self.run(&self.admin, &call).await?)
     }
 
     async fn act(&self, action: Action, ids: Vec<JobId>) -> Vec<StoreResult<ActionAnswer>> {
@@ -162,31 +158,22 @@ impl JobStore for RedisStore {
             Action::Redrive => "redrive",
             Action::Delete => "delete",
         };
-        let one = |queue: QueueName, ids: Vec<JobId>| async move {
-            let mut args = self.args();
-            args.text(name);
-            ids.iter().for_each(|id| {
-                args.id(id);
-            });
-            let reply = self.run(&self.admin, operations::ACT, &queue, args).await?;
-            reply
-                .list()?
-                .into_iter()
-                .map(|answer| acted(&queue, answer))
-                .collect::<StoreResult<Vec<_>>>()
+        let put = |call: &mut Call, id: &JobId| {
+            call.id(id);
         };
-        let mut answers = Vec::with_capacity(ids.len());
-        // In order: the same id may come twice.
-        for run in ids
-            .chunk_by(|a, b| a.queue == b.queue)
-            .flat_map(|run| run.chunks(LEASES_PER_CALL))
-        {
-            match one(run[0].queue.clone(), run.to_vec()).await {
-                Ok(done) => answers.extend(done.into_iter().map(Ok)),
-                Err(error) => answers.extend(all(run, error)),
-            }
-        }
-        answers
+        let read = |queue: &QueueName, _: &[&JobId], reply: Reply| {
+            let answers = reply.list()?.into_iter();
+            answers.map(|answer| Ok(acted(queue, answer))).collect()
+        };
+        let batch = Batch {
+            link: &self.admin,
+            operation: operations::ACT,
+            first: Some(name),
+            put,
+            size: |_: &JobId| 32,
+            read,
+        };
+        self.batch(&ids, |id| &id.queue, batch).await
     }
 
     async fn queues(&self) -> StoreResult<Vec<QueueName>> {
@@ -203,7 +190,7 @@ impl JobStore for RedisStore {
     async fn stats(&self, queues: Vec<QueueName>) -> Vec<StoreResult<Option<QueueStats>>> {
         let one = |queue: QueueName| async move {
             let reply = self
-                .run(&self.admin, operations::STATS, &queue, self.args())
+                .run(&self.admin, &self.call(operations::STATS, &queue))
                 .await?;
             if reply.is_nil() {
                 Ok(None)
@@ -230,13 +217,9 @@ impl JobStore for RedisStore {
 
     async fn pause(&self, queues: Vec<QueueName>, paused: bool) -> Vec<StoreResult<bool>> {
         let one = |queue: QueueName| async move {
-            let mut args = self.args();
-            args.text(u8::from(paused));
-            Ok(self
-                .run(&self.admin, operations::PAUSE, &queue, args)
-                .await?
-                .number()?
-                == 1)
+            let mut call = self.call(operations::PAUSE, &queue);
+            call.text(u8::from(paused));
+            Ok(self.run(&self.admin, &call).await?.number()? == 1)
         };
         join_all(queues.into_iter().map(one)).await
     }

@@ -50,7 +50,6 @@ pub(super) fn load(connection: &Connection) -> anyhow::Result<Loaded> {
         ..State::default()
     };
     let queues = load_queues(connection, &mut state)?;
-    // Before the jobs: the keys of live jobs are numbered after those that are kept.
     load_keys(connection, &mut state, &queues, false)?;
     load_keys(connection, &mut state, &queues, true)?;
     load_jobs(connection, &mut state, &queues)?;
@@ -164,7 +163,7 @@ fn load_keys(
     while let Some(row) = rows.next()? {
         let (queue, number) = split(row.get(0)?);
         let queue = queue_of(queue, state, queues)?;
-        queue.restore_key(request, row.get_ref(1)?.as_str()?, rows::key(row, number)?);
+        queue.restore_key(request, row.get_ref(1)?.as_str()?, number, rows::key(row)?);
     }
     Ok(())
 }

@@ -287,9 +287,8 @@ pub(super) fn keep_key(
 }
 
 /// (id, key, local, payload_hash, ended, expires_ms)
-pub(super) fn key(row: &Row<'_>, number_of_key: u64) -> anyhow::Result<KeyEntry> {
+pub(super) fn key(row: &Row<'_>) -> anyhow::Result<KeyEntry> {
     Ok(KeyEntry {
-        number: number_of_key,
         local: uuid(row, 2)?,
         hash: row.get(3)?,
         ended: JobState::from_code(row.get(4)?),

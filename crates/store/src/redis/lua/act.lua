@@ -7,8 +7,14 @@
 -- returns           of each: {0} no such job, {1, state after it or 0} done, {2, state} wrong state, {3, id} key taken
 
 local function leave_history(job)
-  put(HISTORY[job[STATE]], job.id, false)
-  put(AWAITED[job[STATE]], job.id, false)
+  local state, id = job[STATE], job.id
+  if state == SUCCEEDED then
+    -- In the list its entry is stale from now on.
+    if call('ZREM', K.awaited[state], id) == 0 then add_to(STALE + 2, 1) end
+  else
+    put(sorted_remove, K.history[state], id)
+    put(sorted_remove, K.awaited[state], id)
+  end
 end
 
 local function cancel(job)
@@ -20,11 +26,11 @@ end
 
 local function redrive(job)
   if job[STATE] ~= DEAD then return {2, job[STATE]} end
-  if job[FLAGS] >= HAS_KEY then
-    local part, name = job[PART], key_of(job)
-    local owner = entry_of('keys', part, name)
-    if in_force(owner) and owner.id ~= job.id then return {3, owner.id} end
-    put_entry('keys', part, name, job.id, job[HASH], 0, 0)
+  if job[KEY_END] ~= 0 then
+    local name = key_of(body_of(job))
+    local owner = in_force('keys', name, find_names('keys', {name})[1])
+    if owner and sub(owner, 1, 16) ~= job.id then return {3, sub(owner, 1, 16)} end
+    move_key(job, name_end(policy.idempotency_window_ms), SUCCEEDED)
   end
   leave_history(job)
   change(job, false, redriven)
@@ -41,13 +47,18 @@ local function delete(job)
   return {1, 0}
 end
 
-local act = ({cancel = cancel, redrive = redrive, delete = delete})[ARGV[2]]
-local answers = {}
-ahead = min(#ARGV, LOAD_MAX)
-for i = 3, #ARGV do
-  local job = job_of(ARGV[i])
-  answers[#answers + 1] = job and act(job) or {0}
-  if bytes > BYTES_MAX then flush() end
+local acts = {cancel = cancel, redrive = redrive, delete = delete}
+
+made.act = function()
+  local act, answers = acts[ARGV[2]], {}
+  for i = 3, #ARGV do
+    local job = job_of(ARGV[i])
+    answers[#answers + 1] = job and act(job) or {0}
+    if bytes_read > BYTES_MAX then
+      step()
+      bytes_read = 0
+    end
+  end
+  flush()
+  return answers
 end
-flush()
-return answers

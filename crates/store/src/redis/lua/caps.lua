@@ -5,35 +5,28 @@
 -- ARGV[2], ARGV[3]  epoch and generation
 -- ARGV[4]           ms until it expires; 0 = never
 -- ARGV[5..7]        cap, retry cap, safe; absent to adopt what is stored
--- returns           {1 = applied, slots, cap, retry cap, safe, expires, epoch, generation} (the last six only if there
---                   is a cap)
+-- returns           {1 = applied, slots, the cap in force: 'cap retry_cap safe expires epoch generation' or nil}
 
-create()
-local FIELDS = {'cap', 'retry_cap', 'safe', 'cap_expires', 'cap_epoch', 'cap_generation'}
-local stored = call('HMGET', META, unpack(FIELDS))
-local applied = true
-if stored[1] then
+local function is_newer()
+  if not cap_text then return true end
+  local stored = numbers(cap_text)
   local epoch, generation = tonumber(ARGV[2]), tonumber(ARGV[3])
-  local e, g = tonumber(stored[5]), tonumber(stored[6])
-  applied = epoch > e or (epoch == e and generation >= g)
+  return epoch > stored[5] or (epoch == stored[5] and generation >= stored[6])
 end
-if applied then
-  local cap, retry_cap, safe = ARGV[5] or stored[1], ARGV[6] or stored[2], ARGV[7] or stored[3]
-  if cap then
-    local ttl = tonumber(ARGV[4])
-    local expires = ttl == 0 and '0' or string.format('%.0f', NOW + ttl)
-    stored = {cap, retry_cap, safe, expires, ARGV[2], ARGV[3]}
-    local record = {}
-    for i = 1, #FIELDS do
-      record[2 * i - 1], record[2 * i] = FIELDS[i], stored[i]
+
+made.caps = function()
+  create()
+  local applied = is_newer()
+  if applied then
+    local value = ARGV[5] and ARGV[5] .. ' ' .. ARGV[6] .. ' ' .. ARGV[7] or (cap_text and cap_text:match('^%d+ %d+ %d+'))
+    if value then
+      local ttl = tonumber(ARGV[4])
+      local expires = ttl == 0 and '0' or as_text(NOW + ttl)
+      cap_text = value .. ' ' .. expires .. ' ' .. ARGV[2] .. ' ' .. ARGV[3]
+      call('HSET', K.meta, 'cap', cap_text)
     end
-    call('HSET', META, unpack(record))
+    wake()
   end
-  wake()
   flush()
+  return {applied and 1 or 0, slot_count(0) + slot_count(1), cap_text}
 end
-local answer = {applied and 1 or 0, slot_count(0) + slot_count(1)}
-if stored[1] then
-  for i = 1, #FIELDS do answer[2 + i] = stored[i] end
-end
-return answer

@@ -6,8 +6,10 @@
 -- ARGV     names
 -- returns  how many are new
 
-local args = {}
-for i = 1, #ARGV do
-  args[2 * i - 1], args[2 * i] = 0, ARGV[i]
+made.enter = function()
+  local args = {}
+  for i = 1, #ARGV do
+    args[2 * i - 1], args[2 * i] = 0, ARGV[i]
+  end
+  return call('ZADD', KEYS[1], unpack(args))
 end
-return redis.call('ZADD', KEYS[1], unpack(args))

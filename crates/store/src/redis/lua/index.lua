@@ -1,146 +1,136 @@
 -- The indexes over jobs. Every change of a job goes through change(), which moves the job between the indexes by what it
--- was before and after, so that counters and sets cannot drift from the jobs.
+-- was before and after, so that they cannot drift from the jobs. Where an operation changes many jobs alike (lease and
+-- settle) it does the same by hand, many at a time.
+
+local index, remove, trim, free_ghost, change, holds
+do
 
 local function unindex(job)
   local state, id = job[STATE], job.id
-  bump(STATE_NAME[state], -1)
   if state >= SUCCEEDED then return end
-  if job[BLAMED] ~= NOBODY then put(blamed_set(job[BLAMED]), id, false) end
+  if job[BLAMED] ~= NOBODY then put(sorted_remove, blamed_set(job[BLAMED]), id) end
   if state == RUNNING then
-    put(session_set(job[SESSION]), slot(id, job[FENCE]), false)
+    put(set_remove, session_set(job[SESSION]), slot(id, job[FENCE]))
     return
   end
-  if job[DEADLINE] ~= 0 then put(DEADLINES, id, false) end
+  if job[DEADLINE] ~= 0 then put(sorted_remove, K.deadlines, id) end
   if state == SCHEDULED then
-    put(SCHEDULED_SET, id, false)
-  elseif job[LANE] == 1 then
+    put(sorted_remove, K.scheduled, id)
+  else
     -- Its entry in the ready list is stale from now on; whoever meets it drops it.
-    bump('ready_retries', -1)
+    add_to(STALE + job[LANE], 1)
   end
 end
 
 -- A running job's `until_ms`, a text, says until when; without it the lease's end stays as it is.
-local function index(job)
+function index(job)
   local state, id = job[STATE], job.id
-  bump(STATE_NAME[state], 1)
   if state >= SUCCEEDED then return end
-  if job[BLAMED] ~= NOBODY then put(blamed_set(job[BLAMED]), id, '0') end
+  if job[LANE] == 1 then set(USED, 1) end
+  if job[BLAMED] ~= NOBODY then put_scored(blamed_set(job[BLAMED]), '0', id) end
   if state == RUNNING then
     local entry = slot(id, job[FENCE])
-    if job.until_ms then put(LEASES[job[LANE]], entry, job.until_ms) end
-    put(session_set(job[SESSION]), entry, '0')
+    if job.until_ms then put_scored(K.leases[job[LANE]], job.until_ms, entry) end
+    put(set_add, session_set(job[SESSION]), entry)
     return
   end
-  if job[DEADLINE] ~= 0 then put(DEADLINES, id, job[DEADLINE]) end
+  if job[DEADLINE] ~= 0 then put_scored(K.deadlines, job[DEADLINE], id) end
   if state == SCHEDULED then
-    put(SCHEDULED_SET, id, job[DUE])
+    put_scored(K.scheduled, job[DUE], id)
   else
-    bump('seq', 1)
-    job[SEQ] = count('seq')
+    add_to(SEQ_LAST, 1)
+    job[SEQ] = record[SEQ_LAST]
     local list = pushed[job[LANE]]
-    list[#list + 1] = slot(job.id, job[SEQ])
-    if job[LANE] == 1 then bump('ready_retries', 1) end
+    list[#list + 1] = slot(id, job[SEQ])
     wake()
   end
 end
 
 -- The lease is nobody's from now on, but counts against the cap until it would have ended.
 local function leave_ghost(lane, entry)
-  local until_ms = (pending[LEASES[lane]] or {})[entry] or call('ZSCORE', LEASES[lane], entry)
-  put(LEASES[lane], entry, false)
-  put(GHOSTS[lane], entry, until_ms)
+  set(USED, 1)
+  put(sorted_remove, K.leases[lane], entry)
+  put_scored(K.ghosts[lane], call('ZSCORE', K.leases[lane], entry), entry)
 end
 
 -- Takes a job out altogether; its slot, if it runs, stays as a ghost.
-local function remove(job)
+function remove(job)
   unindex(job)
   if job[STATE] == RUNNING then leave_ghost(job[LANE], slot(job.id, job[FENCE])) end
-  jobs[job.id], dirty[job.id] = false, nil
-  gone[job.id] = true
-end
-
--- Per terminal state: how many are kept, and the oldest of them in order (read ahead, `at` is the next).
-local kept
-
-local function kept_of(state)
-  local set = kept[state]
-  if not set then
-    set = {n = call('ZCARD', HISTORY[state]), oldest = {}, at = 1, direct = false}
-    kept[state] = set
-  end
-  return set
-end
-
--- How many of the oldest are read ahead: an operation sets it to about what its batch can push out.
-local ahead
-
-reset_index = function()
-  kept, ahead = {}, 1
-end
-
--- The oldest of the kept ones, taken out. Those that this call has added end last, unless the clock stood still
--- since the oldest ended: then only the set itself knows the order.
-local function pop_oldest(state)
-  local key, set = HISTORY[state], kept_of(state)
-  set.n = set.n - 1
-  if not set.direct then
-    if set.at > #set.oldest then
-      flush_set(key)
-      set.oldest, set.at = call('ZRANGE', key, 0, ahead - 1, 'WITHSCORES'), 1
-    end
-    local id, ended = set.oldest[set.at], tonumber(set.oldest[set.at + 1])
-    if ended < NOW then
-      set.at = set.at + 2
-      put(key, id, false)
-      return id
-    end
-    set.direct = true
-  end
-  flush_set(key)
-  return call('ZPOPMIN', key)[1]
-end
-
--- Drops the oldest beyond what is kept, at most `limit`; answers how many. They need not be read for that.
-local function trim(state, limit)
-  local set, trimmed = kept_of(state), 0
-  while set.n > policy.keep_finished and trimmed < limit do
-    local id = pop_oldest(state)
-    bump(STATE_NAME[state], -1)
-    jobs[id], dirty[id], gone[id] = false, nil, true
-    trimmed = trimmed + 1
-  end
-  return trimmed
+  drop(job)
 end
 
 -- A job has just become terminal: its key gets a window, its kind a place in the history, and waiters are told.
 local function finished(job)
   local state, id = job[STATE], job.id
-  if state == SUCCEEDED or state == DEAD then bump(STATE_NAME[state] .. '_total', 1) end
+  if state == SUCCEEDED then succeeded_n = succeeded_n + 1 elseif state == DEAD then dead_n = dead_n + 1 end
   close_key(job, state)
   local wanted = job[FLAGS] % 2 == WANT_RESULT
   if wanted then done[#done + 1] = id end
   if state == DEAD then
-    put(HISTORY[state], id, NOW_TEXT)
+    put_scored(K.history[state], as_text(NOW), id)
   elseif wanted then
-    put(AWAITED[state], id, NOW_TEXT)
+    put_scored(K.awaited[state], as_text(NOW), id)
+  elseif state == SUCCEEDED then
+    succeeded[#succeeded + 1] = id
   else
-    local set = kept_of(state)
-    put(HISTORY[state], id, NOW_TEXT)
-    set.n = set.n + 1
-    trim(state, 1)
+    put_scored(K.history[state], as_text(NOW), id)
+    ended[state] = (ended[state] or 0) + 1
   end
 end
 
+-- Takes the oldest `n` of the succeeded out of their list. An entry without a job was an operator's to remove.
+local function pop_succeeded(n)
+  while n > 0 do
+    local ids = call('LPOP', K.history[SUCCEEDED], min(n, 512))
+    if not ids then return end
+    local stale = 0
+    if record[STALE + 2] > 0 then
+      local heads = call('HMGET', K.heads, unpack(ids))
+      for i = 1, #ids do if not heads[i] then stale = stale + 1 end end
+      add_to(STALE + 2, -stale)
+    end
+    in_pieces('HDEL', K.bodies, ids)
+    in_pieces('HDEL', K.heads, ids)
+    n = n - #ids + stale
+  end
+end
+
+local function pop_history(state, n)
+  local ids, popped = {}, call('ZPOPMIN', K.history[state], n)
+  for i = 1, #popped, 2 do ids[#ids + 1] = popped[i] end
+  in_pieces('HDEL', K.bodies, ids)
+  in_pieces('HDEL', K.heads, ids)
+end
+
+-- Drops the oldest of a kind beyond what is kept, at most `limit`; answers how many. They need not be read for that.
+function trim(state, limit, size)
+  if not size then
+    size = state == SUCCEEDED and call('LLEN', K.history[state]) or call('ZCARD', K.history[state])
+  end
+  if state == SUCCEEDED then size = size - record[STALE + 2] end
+  local n = min(size - policy.keep_finished, limit)
+  if n <= 0 then return 0 end
+  if state == SUCCEEDED then pop_succeeded(n) else pop_history(state, n) end
+  return n
+end
+
+parts.trim_ended = function()
+  if #succeeded > 0 then trim(SUCCEEDED, #succeeded, in_pieces('RPUSH', K.history[SUCCEEDED], succeeded)) end
+  for state, n in next, ended do trim(state, n) end
+end
+
 -- Frees the slot of a ghost. True if there was one.
-local function free_ghost(id, fence)
+function free_ghost(id, fence)
+  if record[USED] == 0 then return false end
   local entry = slot(id, fence)
-  local first = take(GHOSTS[0], entry)
-  return take(GHOSTS[1], entry) or first
+  local first = call('ZREM', K.ghosts[0], entry)
+  return call('ZREM', K.ghosts[1], entry) + first > 0
 end
 
 -- Applies `apply(job, ...)`. What happens to the slot of a lease that ends is the caller's to say: `keep_slot` leaves
 -- it as a ghost.
-local function change(job, keep_slot, apply, ...)
+function change(job, keep_slot, apply, ...)
   local was_running, fence, lane = job[STATE] == RUNNING, job[FENCE], job[LANE]
   unindex(job)
   apply(job, ...)
@@ -148,15 +138,17 @@ local function change(job, keep_slot, apply, ...)
     if keep_slot then
       leave_ghost(lane, slot(job.id, fence))
     else
-      put(LEASES[lane], slot(job.id, fence), false)
+      put(sorted_remove, K.leases[lane], slot(job.id, fence))
       wake()
     end
   end
   index(job)
-  dirty[job.id], job.written = job, nil
+  note(job)
   if job[STATE] >= SUCCEEDED then finished(job) end
 end
 
-local function holds(job, fence)
+function holds(job, fence)
   return job and job[STATE] == RUNNING and job[FENCE] == fence
+end
+
 end

@@ -4,18 +4,19 @@
 -- KEYS[1], ARGV[1]  see lib.lua
 -- ARGV[2]           grants in this call at most
 -- ARGV[3]           the time after which nobody waits for the answer, or empty: then nothing is granted
--- ARGV[4..]         of each want: session and incarnation (16 bytes each) in one text, jobs at most
--- returns           {1 = unmet, time, policy or nil, then of each grant: index of its want from 0, id, blob}
+-- ARGV[4]           digest of the policy that the caller knows, or empty
+-- ARGV[5..]         of each want: session and incarnation (16 bytes each) in one text, jobs at most
+-- returns           {1 = unmet, time, policy (empty: none) or nil if it is the known one, then of each grant: index of its want from 0, id, head, body}
 
 -- Jobs that run at most: in all, and of them retries. Without a cap record a queue that costs a resource has none.
 local function caps()
-  local stored = call('HMGET', META, 'cap', 'retry_cap', 'safe', 'cap_expires')
-  if record.paused == 1 then return 0, 0 end
-  if not stored[1] then
+  if record[PAUSED] == 1 then return 0, 0 end
+  if not cap_text then
     if policy.costs == 1 then return 0, 0 end
     return math.huge, math.huge
   end
-  local cap, retry_cap, safe, expires = tonumber(stored[1]), tonumber(stored[2]), tonumber(stored[3]), tonumber(stored[4])
+  local stored = numbers(cap_text)
+  local cap, retry_cap, safe, expires = stored[1], stored[2], stored[3], stored[4]
   if expires ~= 0 and NOW >= expires then
     cap = min(cap, safe)
     return cap, cap
@@ -23,59 +24,140 @@ local function caps()
   return cap, min(max(retry_cap, 1), cap)
 end
 
-local cap, retry_cap = caps()
-local slots = {[0] = slot_count(0), [1] = slot_count(1)}
+local cap, retry_cap, slots
+-- Of each want: session, incarnation, room left, and the heads that its jobs get. Dealt one at a time, in turns.
+local wants, next_want
+local answer, until_text
+
+local function read_wants()
+  wants, next_want = {}, 1
+  local wanted = 0
+  for i = 5, #ARGV, 2 do
+    local session = sub(ARGV[i], 1, 16)
+    local want = {
+      ids = ARGV[i], session = session, incarnation = sub(ARGV[i], 17, 32), room = tonumber(ARGV[i + 1]),
+      set = session_set(session), heads = {}, at = #wants,
+    }
+    wants[#wants + 1] = want
+    wanted = wanted + want.room
+  end
+  return wanted
+end
+
+local function take_want()
+  while wants[next_want].room == 0 do next_want = next_want % #wants + 1 end
+  local want = wants[next_want]
+  want.room, next_want = want.room - 1, next_want % #wants + 1
+  return want
+end
+
+local function grant(want, id, head, body)
+  local n = #answer
+  answer[n + 1], answer[n + 2], answer[n + 3], answer[n + 4] = want.at, id, head, body
+end
+
+-- What jobs without a head come to alike: the same fence, and for each want the same head. It is put together from its
+-- parts, in the order of HEAD; `zeros`: reason to releases; numbers from SEQ to SETTLED; blamed and length of the error.
+local RUNNING_START = string.char(FORMAT_VERSION, RUNNING, 0)
+local zeros, zeros_seq, zeros_blamed = ('\0'):rep(14), ('\0'):rep(48), ('\0'):rep(20)
+local function head_of(want, body, fence)
+  local kind = sub(body, KEY_END_AT, FLAGS_AT)
+  local head = want.heads[kind]
+  if not head then
+    head = RUNNING_START .. string.char(flags_of(body)) .. zeros .. fence .. zeros_seq .. sub(kind, 1, 4) .. want.ids
+      .. zeros_blamed
+    want.heads[kind] = head
+  end
+  return head
+end
+
+-- The beginning of the first lane, as far as jobs without a head stand there; many at a time. Answers how many it dealt.
+local function lease_fresh(most)
+  local entries = call('LRANGE', K.ready[0], 0, most - 1)
+  local n = 0
+  while n < #entries and #entries[n + 1] == 16 do n = n + 1 end
+  if n == 0 then return 0 end
+  local fence, leases, dealt = spack('>I8', max(1, NOW)), members_of(sorted_add, K.leases[0]), 0
+  while dealt < n do
+    -- Few at first: payloads may be large.
+    local ids = {unpack(entries, dealt + 1, min(dealt + (dealt == 0 and READ_MIN or LOAD_MAX), n))}
+    local bodies = read_bodies(ids)
+    for i = 1, #ids do
+      local id, body, want = ids[i], bodies[i], take_want()
+      local head, entry = head_of(want, body, fence), id .. fence
+      local h, l = #heads_put, #leases
+      heads_put[h + 1], heads_put[h + 2], leases[l + 1], leases[l + 2] = id, head, until_text, entry
+      put(set_add, want.set, entry)
+      grant(want, id, head, body)
+    end
+    dealt = dealt + #ids
+    if bytes_read > BYTES_MAX then
+      tired = true
+      break
+    end
+  end
+  call('LTRIM', K.ready[0], dealt, -1)
+  slots[0] = slots[0] + dealt
+  return dealt
+end
 
 -- The next job that may be leased: the lanes take turns, and one that is empty or full passes.
 local function take_ready(ahead)
   while slots[0] + slots[1] < cap do
-    local lane = record.turn
-    local job = (lane == 0 or slots[1] < retry_cap) and head(lane, ahead)
+    local lane = record[TURN]
+    local job = (lane == 0 or slots[1] < retry_cap) and next_ready(lane, ahead)
     if not job then
       lane = 1 - lane
-      job = (lane == 0 or slots[1] < retry_cap) and head(lane, ahead)
+      job = (lane == 0 or slots[1] < retry_cap) and next_ready(lane, ahead)
     end
     if not job then return nil end
     pop(lane)
     if not past_deadline(job) then
       slots[lane] = slots[lane] + 1
-      set('turn', 1 - lane)
       return job
     end
     change(job, false, expired)
   end
 end
 
-create()
-local wants, room, wanted = {}, {}, 0
-for i = 4, #ARGV, 2 do
-  wants[#wants + 1] = ARGV[i]
-  room[#room + 1] = tonumber(ARGV[i + 1])
-  wanted = wanted + room[#room]
+local function lease_one(ahead)
+  local job = take_ready(ahead)
+  if not job then return false end
+  local want, other = take_want(), 1 - job[LANE]
+  change(job, false, leased, want.session, want.incarnation, until_text)
+  job.encoded = encode(job)
+  grant(want, job.id, job.encoded, body_of(job))
+  -- Only who has something to offer gets a turn.
+  if ready_left(other) > 0 then set(TURN, other) end
+  return true
 end
-local until_text = string.format('%.0f', NOW + policy.lease_ttl_ms)
-local answer = {0, NOW, call('HGET', META, 'policy')}
-local granted, next_want, most = 0, 1, min(wanted, tonumber(ARGV[2]))
--- A server that stalled works off what its callers have given up on: such jobs would run with nobody.
-if NOW > (tonumber(ARGV[3]) or math.huge) then most = 0 end
-while granted < most do
-  local job = take_ready(most - granted)
-  if not job then break end
-  while room[next_want] == 0 do next_want = next_want % #room + 1 end
-  local want, n = wants[next_want], #answer
-  change(job, false, leased, sub(want, 1, 16), sub(want, 17, 32), until_text)
-  job.written = encode(job)
-  answer[n + 1], answer[n + 2], answer[n + 3] = next_want - 1, job.id, job.written
-  room[next_want] = room[next_want] - 1
-  next_want = next_want % #room + 1
-  granted = granted + 1
+
+made.lease = function()
+  create()
+  reset_ready()
+  cap, retry_cap = caps()
+  local wanted = read_wants()
+  until_text = as_text(NOW + policy.lease_ttl_ms)
+  local is_known = tonumber(ARGV[4]) == policy.digest
+  answer = {0, NOW, not is_known and (call('HGET', K.meta, 'policy') or '')}
+  local granted, most = 0, min(wanted, tonumber(ARGV[2]))
+  -- A server that stalled works off what its callers have given up on: such jobs would run with nobody.
+  if NOW > (tonumber(ARGV[3]) or math.huge) then most = 0 end
+  if most > 0 and cap > 0 then
+    slots = {[0] = slot_count(0), [1] = slot_count(1)}
+    if ready_count(1) == 0 and record[STALE] == 0 then
+      local room = min(most, cap - slots[0] - slots[1])
+      if room > 0 then granted = lease_fresh(room) end
+    end
+    while granted < most and not tired and lease_one(most - granted) do granted = granted + 1 end
+  end
+  if granted < wanted then
+    answer[1] = 1
+    set(HUNGRY, 1)
+    -- There is more, only not in this call.
+    if tired then wake() end
+  end
+  trim_lists()
+  flush()
+  return answer
 end
-if granted < wanted then
-  answer[1] = 1
-  set('hungry', 1)
-  -- There is more, only not in this call.
-  if tired then wake() end
-end
-trim_lists()
-flush()
-return answer

@@ -1,14 +1,20 @@
 -- What one operation does to one job: the same as lifecycle.rs, function by function.
 
+-- Lua takes 200 locals a function, and the parts of this library are one: what only this part uses is in a block.
+local O_SUCCEEDED = 1
+local jitter, past_deadline, make_ready, leased, settled, lost
+local returned, loss_taken_back, cancelled, expired, redriven
+do
+
 local ATTEMPTS_EXHAUSTED, FAILED, INVALID, LEASE_LOST, PARKED_TOO_LONG = 1, 2, 3, 4, 5
-local O_SUCCEEDED, O_RETRY, O_FAILED, O_INVALID, O_RELEASED, O_THROTTLED = 1, 2, 3, 4, 5, 6
+local O_RETRY, O_FAILED, O_INVALID, O_RELEASED, O_THROTTLED = 2, 3, 4, 5, 6
 local RELEASES_FREE, RELEASE_WAIT_MS = 2, 1000
 local THROTTLE_WAIT_MS_MIN = 500
 local LOSSES_MAX = 3
 
-local function jitter(seed, fence, id)
+function jitter(seed, fence, id)
   local m = 2147483647
-  local a, b, c = string.byte(id, 14, 16)
+  local a, b, c = byte(id, 14, 16)
   return math.fmod(seed + math.fmod(fence, m) * 16807 + (a * 65536 + b * 256 + c) * 48271, m) / m
 end
 
@@ -24,20 +30,15 @@ local function raise_fence(job)
   job[FENCE] = max(job[FENCE] + 1, NOW)
 end
 
-local function past_deadline(job)
+function past_deadline(job)
   return job[DEADLINE] ~= 0 and NOW >= job[DEADLINE]
-end
-
--- Keeps the tail as it is where nothing changes: it is copied otherwise.
-local function set_error(job, text)
-  if text ~= '' or job[ERROR_LEN] > 0 then job.error = text end
 end
 
 local function finish(job, state, why)
   job[STATE], job[REASON], job[FINISHED] = state, why, NOW
 end
 
-local function make_ready(job)
+function make_ready(job)
   job[STATE], job[DUE] = READY, NOW
   job[LANE] = (job[ATTEMPTS] + job[LOSSES] > 0) and 1 or 0
 end
@@ -53,11 +54,12 @@ end
 
 local function park(job, delay)
   raise_fence(job)
-  if max(NOW - job[RAN], 0) > policy.max_park_ms then return finish(job, DEAD, PARKED_TOO_LONG) end
+  local ran = job[RAN] == 0 and created(job) or job[RAN]
+  if NOW - ran > policy.max_park_ms then return finish(job, DEAD, PARKED_TOO_LONG) end
   wait(job, delay)
 end
 
-local function leased(job, session, incarnation, until_ms)
+function leased(job, session, incarnation, until_ms)
   raise_fence(job)
   job[STATE], job[SESSION], job[INCARNATION], job.until_ms = RUNNING, session, incarnation, until_ms
 end
@@ -69,15 +71,15 @@ local function tried(job, after, random)
 end
 
 -- The holder's outcome; `text` is the result of a success, else the error.
-local function settled(job, outcome, after, random, text)
+function settled(job, outcome, after, random, text)
   job[SETTLED], job[OUTCOME] = job[FENCE], outcome
   if outcome ~= O_RELEASED then
-    set_error(job, outcome == O_SUCCEEDED and '' or text)
+    job.error = outcome == O_SUCCEEDED and '' or text
     job[RELEASES] = 0
   end
   if outcome < O_RELEASED then job[ATTEMPTS] = job[ATTEMPTS] + 1 end
   if outcome == O_SUCCEEDED then
-    if text ~= '' or job[RESULT_LEN] > 0 then job.result = text end
+    job.result = text
     finish(job, SUCCEEDED, 0)
   elseif outcome == O_RETRY then
     tried(job, after, random)
@@ -93,39 +95,41 @@ local function settled(job, outcome, after, random, text)
   end
 end
 
-local function lost(job, random)
+function lost(job, random)
   job[BLAMED], job[LOSSES], job[RAN] = job[INCARNATION], job[LOSSES] + 1, NOW
   raise_fence(job)
   local losses = job[LOSSES]
   if losses >= LOSSES_MAX then
-    set_error(job, 'the lease was lost ' .. losses .. ' times: the worker process died while it ran this job')
+    job.error = 'the lease was lost ' .. losses .. ' times: the worker process died while it ran this job'
     return finish(job, DEAD, LEASE_LOST)
   end
   wait(job, losses == 1 and 0 or backoff(losses - 1, random))
 end
 
-local function returned(job)
+function returned(job)
   raise_fence(job)
   wait(job, 0)
 end
 
-local function loss_taken_back(job)
+function loss_taken_back(job)
   job[LOSSES], job[BLAMED] = job[LOSSES] - 1, NOBODY
 end
 
-local function cancelled(job)
+function cancelled(job)
   raise_fence(job)
   finish(job, CANCELLED, 0)
 end
 
-local function expired(job)
+function expired(job)
   finish(job, EXPIRED, 0)
 end
 
-local function redriven(job)
+function redriven(job)
   raise_fence(job)
   job[ATTEMPTS], job[LOSSES], job[BLAMED], job[RELEASES] = 0, 0, NOBODY, 0
   job[FINISHED], job[RAN], job[REASON] = 0, NOW, 0
   if past_deadline(job) then job[DEADLINE] = 0 end
   make_ready(job)
+end
+
 end

@@ -5,8 +5,10 @@
 -- ARGV[2]           1 = pause, 0 = resume
 -- returns           1, or 0 for a queue that does not exist
 
-if record.made == 0 then return 0 end
-set('paused', tonumber(ARGV[2]))
-wake()
-flush()
-return 1
+made.pause = function()
+  if record[MADE] == 0 then return 0 end
+  set(PAUSED, tonumber(ARGV[2]))
+  wake()
+  flush()
+  return 1
+end

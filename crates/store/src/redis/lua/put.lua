@@ -6,14 +6,16 @@
 -- ARGV[4..]         fields and values of the record's policy
 -- returns           1 = written, 0 = an older version
 
-create()
-local epoch, generation = tonumber(ARGV[2]), tonumber(ARGV[3])
-local stored = call('HMGET', META, 'policy_epoch', 'policy_generation')
-if stored[1] then
-  local e, g = tonumber(stored[1]), tonumber(stored[2])
-  if epoch < e or (epoch == e and generation < g) then return 0 end
+made.put = function()
+  create()
+  local epoch, generation = tonumber(ARGV[2]), tonumber(ARGV[3])
+  local stored = call('HMGET', K.meta, 'policy_epoch', 'policy_generation')
+  if stored[1] then
+    local e, g = tonumber(stored[1]), tonumber(stored[2])
+    if epoch < e or (epoch == e and generation < g) then return 0 end
+  end
+  call('HSET', K.meta, 'policy_epoch', ARGV[2], 'policy_generation', ARGV[3], unpack(ARGV, 4))
+  wake()
+  flush()
+  return 1
 end
-call('HSET', META, 'policy_epoch', ARGV[2], 'policy_generation', ARGV[3], unpack(ARGV, 4))
-wake()
-flush()
-return 1

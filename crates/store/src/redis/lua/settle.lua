@@ -2,17 +2,39 @@
 -- Records how leases ended.
 --
 -- KEYS[1], ARGV[1]  see lib.lua
--- ARGV[2..]         of each: in one text id (16 bytes), fence (8), outcome (1), wait in ms (8), a number in [0, 1) (8);
---                   the result of a success, else the error
+-- ARGV[2..]         of each: in one text id (16 bytes), fence (8), and of all but a success without a result outcome (1),
+--                   wait in ms (8), a number in [0, 1) (8), the result of a success or else the error
 -- returns           of each: 0 = no such job, the state after it = recorded, 10 + the state = stale
 
-local ITEM = '>c16I8BI8d'
+local PLAIN_BYTES, OUTCOME_AT, TEXT_AT = 24, 25, 42
 
-local function settle(item, text)
-  local id, fence, outcome, after, random = sunpack(ITEM, item)
-  local job = jobs[id]
+-- What a success makes of a running job's head, put together from its parts in the order of HEAD: how the new head begins
+-- and the fence, or false where more has to be done than with most jobs (a result is awaited, a loss is blamed on
+-- somebody, the key needs another end). life.lua says the same of one job.
+local RUNNING_START, SUCCEEDED_START =
+  string.char(FORMAT_VERSION, RUNNING), string.char(FORMAT_VERSION, SUCCEEDED)
+local no_reason, no_releases, no_error = string.char(0, O_SUCCEEDED), ('\0'):rep(4), ('\0'):rep(4)
+local function success_of(head, now)
+  if sub(head, 1, 2) ~= RUNNING_START or byte(head, 4) % 2 == WANT_RESULT or sub(head, 111, 126) ~= NOBODY then
+    return false
+  end
+  local attempts, key_end = sunpack('>I4', head, 7), sunpack('>I4', head, 75)
+  if not ends_late_enough(key_end) then return false end
+  local fence = sub(head, 19, 26)
+  return {
+    start = SUCCEEDED_START .. sub(head, 3, 4) .. no_reason .. spack('>I4', attempts + 1) .. sub(head, 11, 14)
+      .. no_releases .. sub(head, 19, 58) .. now .. fence .. sub(head, 75, 126) .. no_error,
+    fence = fence, leases = K.leases[byte(head, 3)], session = session_set(sub(head, 79, 94)),
+  }
+end
+
+local function settle(item, id)
+  local fence = (sunpack('>I8', item, 17))
+  local outcome, after, random = O_SUCCEEDED, 0, 0
+  if #item > PLAIN_BYTES then outcome, after, random = sunpack('>BI8d', item, OUTCOME_AT) end
+  local job = job_of(id)
   if holds(job, fence) then
-    change(job, false, settled, outcome, after, random, text)
+    change(job, false, settled, outcome, after, random, sub(item, TEXT_AT))
     return job[STATE]
   end
   if free_ghost(id, fence) then wake() end
@@ -21,14 +43,46 @@ local function settle(item, text)
   return again and job[STATE] or 10 + job[STATE]
 end
 
-local answers = {}
-ahead = min(#ARGV, LOAD_MAX)
-for start = 2, #ARGV, 2 * LOAD_MAX do
-  local stop = min(start + 2 * LOAD_MAX - 1, #ARGV)
-  local ids = {}
-  for i = start, stop, 2 do ids[#ids + 1] = sub(ARGV[i], 1, 16) end
-  load(ids)
-  for i = start, stop, 2 do answers[#answers + 1] = settle(ARGV[i], ARGV[i + 1]) end
-  flush()
+-- Some of the items. Most jobs succeed, and are all alike then; the others are changed one by one.
+local function settle_some(first, last, answers)
+  local ids, new_heads, common = {}, {}, 0
+  for i = first, last do ids[#ids + 1] = sub(ARGV[i], 1, 16) end
+  local heads, successes, now = call('HMGET', K.heads, unpack(ids)), {}, spack('>I8', NOW)
+  for i = 1, #ids do
+    local item, id, head = ARGV[first + i - 1], ids[i], heads[i]
+    local plain, success = #item == PLAIN_BYTES, false
+    if head and jobs[id] == nil and not new_heads[id] and (plain or byte(item, OUTCOME_AT) == O_SUCCEEDED) then
+      success = successes[head]
+      if success == nil then
+        success = success_of(head, now)
+        successes[head] = success
+      end
+    end
+    if success and sub(item, 17, PLAIN_BYTES) == success.fence then
+      local member, n, new_head = plain and item or sub(item, 1, PLAIN_BYTES), #heads_put, success.start
+      if not plain then new_head = new_head .. sub(item, TEXT_AT) end
+      put(sorted_remove, success.leases, member)
+      put(set_remove, success.session, member)
+      heads_put[n + 1], heads_put[n + 2], new_heads[id] = id, new_head, new_head
+      succeeded[#succeeded + 1], answers[first + i - 2], common = id, SUCCEEDED, common + 1
+    else
+      head = new_heads[id] or head
+      if head and jobs[id] == nil then known(id, head) end
+      answers[first + i - 2] = settle(item, id)
+    end
+  end
+  if common > 0 then
+    succeeded_n = succeeded_n + common
+    wake()
+  end
 end
-return answers
+
+made.settle = function()
+  local answers = {}
+  for first = 2, #ARGV, LOAD_MAX do
+    if first > 2 then step() end
+    settle_some(first, min(first + LOAD_MAX - 1, #ARGV), answers)
+  end
+  flush()
+  return answers
+end

@@ -1,79 +1,132 @@
--- flags: 
+-- flags:
 -- Enters jobs: known key or request id first, then room, then the job.
 --
 -- KEYS[1], ARGV[1]  see lib.lua
--- ARGV[2..]         of each job: its id; its blob up to SEQ; its blob from DEADLINE on; then in one text: 1 = may wait or
---                   has a deadline (1 byte), due, delay and relative deadline in ms (8 bytes each), payload hash (16),
---                   1 = the name is a key, else a request id (1), the name's part (2), the name
--- returns           of each job one of
---                   {1, state} entered
+-- ARGV[2..]         of each job: id and payload hash (28 bytes), and if it has to wait or has a deadline due, delay,
+--                   absolute and relative deadline in ms (8 bytes each, 0 = none); its body from the flags on; its key,
+--                   or else its request id, or nothing
+-- returns           of each job its state, or one of
 --                   {2, id, state or 0, 1 = the job is kept, result or nil} a duplicate
 --                   {3, depth, max} full, {4, max} no room for another key, {5, id} the key is another payload's
 
+local PLAIN_BYTES = 28
+
 -- An entry that another job holds under the same name.
-local function duplicate(entry, hash)
-  if entry.hash ~= hash then return {5, entry.id} end
-  local first = job_of(entry.id)
-  if not first then return {2, entry.id, entry.ended, 0, false} end
-  local result = first[STATE] == SUCCEEDED and sub(first.blob, #first.blob - first[RESULT_LEN] + 1)
-  return {2, entry.id, first[STATE], 1, result}
+local function duplicate(kind, entry, hash)
+  local id = sub(entry, 1, 16)
+  if sub(entry, 17, 28) ~= hash then return {5, id} end
+  local first = job_of(id)
+  if first then return {2, id, first[STATE], 1, first[STATE] == SUCCEEDED and result_of(first)} end
+  local state = byte(entry, 35) or (kind == 'keys' and SUCCEEDED or 0)
+  return {2, id, state, 0, false}
 end
 
-local entered_ready = {1, READY}
--- Ready at once and without a deadline: only the times are missing.
-local function enter_ready(id, head, tail)
-  local seq = count('seq') + 1
-  counts.seq = seq
-  local blob = head .. spack('>I8I8I8I8', seq, NOW, NOW, NOW) .. tail
-  local n, list = #written, pushed[0]
-  written[n + 1], written[n + 2], fresh[id] = id, blob, blob
-  list[#list + 1] = slot(id, seq)
-  return entered_ready
+local function depth()
+  return call('ZCARD', K.scheduled) + ready_count(0) + ready_count(1) + call('ZCARD', K.leases[0]) +
+    call('ZCARD', K.leases[1]) + call('ZCARD', K.history[DEAD])
 end
 
-local function enter(id, head, tail, due, delay, deadline_after)
-  local job = parse(id, head .. spack('>I8I8I8I8', 0, NOW, due, NOW) .. tail)
-  job[DUE] = max(job[DUE], NOW + delay)
-  if deadline_after > 0 then job[DEADLINE] = NOW + deadline_after end
+local function keys_held()
+  local n, units = 0, generations.keys
+  for i = 1, #units do n = n + call('HLEN', generation_key('keys', units[i])) end
+  return n
+end
+
+-- Jobs that may still be entered, of any kind and with a key. Counted closely where it might matter: a queue that holds
+-- fewer jobs of any state has room.
+local function rooms(n, keyed_n)
+  local room, keys_room = policy.max_depth - call('HLEN', K.bodies), 0
+  if room < n then room = policy.max_depth - depth() end
+  if keyed_n > 0 then keys_room = policy.max_keys - keys_held() end
+  return room, keys_room
+end
+
+-- A job that has to wait or has a deadline has a head from the beginning.
+local function enter(id, body, numbers)
+  local due, delay, deadline, deadline_after = sunpack('>I8I8I8I8', numbers, PLAIN_BYTES + 1)
+  local job = known(id, nil, body)
+  job[DUE], job[RAN] = max(due, NOW + delay), NOW
+  job[DEADLINE] = deadline_after > 0 and NOW + deadline_after or deadline
   job[STATE] = job[DUE] > NOW and SCHEDULED or READY
   index(job)
-  jobs[id], dirty[id] = job, job
-  return {1, job[STATE]}
+  note(job)
+  return job[STATE]
 end
 
-local depth = count('scheduled') + count('ready') + count('running') + count('dead')
-local ready = 0
+-- Of a kind: its jobs' names in their order, what is known of them, and where the jobs' own go. Nothing without a name.
+local function read_names(kind, window_ms, ends, names)
+  if #names == 0 then return nil end
+  return {
+    kind = kind, entries = find_names(kind, names), at = 0, ours = entered[kind],
+    unit = generation_of(ends, window_ms), stamp = stamp_of(ends),
+  }
+end
 
-local function submit(id, head, tail, extra)
-  local special, due, delay, deadline_after, hash, keyed, part = sunpack('>BI8I8I8c16BI2', extra)
-  local kind, name = keyed == 1 and 'keys' or 'ids', sub(extra, 45)
-  local named = keyed == 1 or name ~= ''
-  local known = named and entry_of(kind, part, name)
-  if in_force(known) then return duplicate(known, hash) end
-  if depth >= policy.max_depth then return {3, depth, policy.max_depth} end
-  if keyed == 1 and not known and count('keys') >= policy.max_keys then return {4, policy.max_keys} end
-  if named then
-    if not known then bump(kind, 1) end
-    write_entry(kind, part, name, id, hash, 0, keyed == 1 and 0 or NOW + REQUEST_ID_WINDOW_MS)
+local function names_of(n, key_ends)
+  local keys, ids = {}, {}
+  for i = 1, n do
+    local rest, name = ARGV[3 * i], ARGV[3 * i + 1]
+    if byte(rest) % 4 >= HAS_KEY then keys[#keys + 1] = name elseif name ~= '' then ids[#ids + 1] = name end
   end
-  depth = depth + 1
-  if special == 1 then return enter(id, head, tail, due, delay, deadline_after) end
-  ready = ready + 1
-  return enter_ready(id, head, tail)
+  return read_names('keys', policy.idempotency_window_ms, key_ends, keys),
+    read_names('ids', REQUEST_ID_WINDOW_MS, NOW + REQUEST_ID_WINDOW_MS, ids), #keys
 end
 
-create()
-local answers, n = {}, 0
-for i = 2, #ARGV, 4 do
-  local answer = submit(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
-  if answer[1] == 1 then n = n + 1 end
-  answers[#answers + 1] = answer
+-- The entry that owns a name, if that is in force, and whether the name is new.
+local function owner_of(names, name)
+  local at = names.at + 1
+  names.at = at
+  local entry = names.entries[at]
+  if not entry and not names.ours[name] then return nil, true end
+  return in_force(names.kind, name, entry), false
 end
-if ready > 0 then
-  bump('ready', ready)
-  bump('seq', 0)
-  wake()
+
+local function remember(names, name, entry)
+  local list = names.list
+  if not list then
+    list = names_in(names.kind, names.unit)
+    names.list = list
+  end
+  local n, stamped = #list, entry .. names.stamp
+  list[n + 1], list[n + 2], names.ours[name] = name, stamped, stamped
 end
-if n > 0 then bump('submitted_total', n) end
-flush()
-return answers
+
+made.submit = function()
+  create()
+  local n = (#ARGV - 1) / 3
+  local key_ends = name_end(policy.idempotency_window_ms)
+  local keys, ids, keyed_n = names_of(n, key_ends)
+  local room, keys_room = rooms(n, keyed_n)
+  local keyed_start = sub(spack('>I8I4', NOW, floor(key_ends / KEY_UNIT_MS)), 3)
+  local plain_start = sub(keyed_start, 1, KEY_END_AT - 1) .. '\0\0\0\0'
+  local answers, entered_n, ready = {}, 0, pushed[0]
+  for i = 1, n do
+    local entry, rest, name = ARGV[3 * i - 1], ARGV[3 * i], ARGV[3 * i + 1]
+    local id, is_plain, is_keyed = sub(entry, 1, 16), #entry == PLAIN_BYTES, byte(rest) % 4 >= HAS_KEY
+    if not is_plain then entry = sub(entry, 1, PLAIN_BYTES) end
+    local names, owner, is_new = is_keyed and keys or ids, nil, true
+    if name ~= '' then owner, is_new = owner_of(names, name) end
+    if owner then
+      answers[i] = duplicate(names.kind, owner, sub(entry, 17))
+    elseif room <= 0 then
+      answers[i] = {3, depth() + entered_n, policy.max_depth}
+    elseif is_keyed and is_new and keys_room <= 0 then
+      answers[i] = {4, policy.max_keys}
+    else
+      if name ~= '' then remember(names, name, entry) end
+      if is_keyed and is_new then keys_room = keys_room - 1 end
+      local body, m = (is_keyed and keyed_start or plain_start) .. rest, #bodies_put
+      bodies_put[m + 1], bodies_put[m + 2], entering[id], has_entered = id, body, body, true
+      if is_plain then
+        ready[#ready + 1], answers[i] = id, READY
+      else
+        answers[i] = enter(id, body, ARGV[3 * i - 1])
+      end
+      room, entered_n = room - 1, entered_n + 1
+    end
+  end
+  if #ready > 0 then wake() end
+  submitted_n = entered_n
+  flush()
+  return answers
+end

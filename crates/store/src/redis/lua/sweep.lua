@@ -7,9 +7,12 @@
 -- ARGV[4], ARGV[5]  items of each kind at most, seed of the jitter
 -- returns           {promoted, reclaimed, ghosts, expired, trimmed, names forgotten, 1 = a limit was reached}
 
-local may_reclaim, hold = ARGV[2] == '1', tonumber(ARGV[3])
-local limit, seed = tonumber(ARGV[4]), tonumber(ARGV[5])
-local more = false
+-- Names of one generation looked at in one call.
+local NAMES_MAX = 250
+-- Items of each kind in one call, whatever the caller would allow: a changed job costs several commands, and a call is
+-- to take a few milliseconds at most.
+local LIMIT_MAX = 128
+local limit, more
 
 local function noted(n)
   more = more or n >= limit
@@ -18,19 +21,15 @@ end
 
 -- Applies `apply` to the waiting jobs of a sorted set whose time has come.
 local function due(key, apply)
-  local ids = call('ZRANGEBYSCORE', key, '-inf', NOW, 'LIMIT', 0, limit)
+  local ids = call('ZRANGEBYSCORE', key, '-inf', as_text(NOW), 'LIMIT', 0, limit)
   for start = 1, #ids, LOAD_MAX do
     local piece = {unpack(ids, start, min(start + LOAD_MAX - 1, #ids))}
     load(piece)
     for i = 1, #piece do
       local job = jobs[piece[i]]
-      if job and job[STATE] < RUNNING then change(job, false, apply) else put(key, piece[i], false) end
+      if job and job[STATE] < RUNNING then change(job, false, apply) else put(sorted_remove, key, piece[i]) end
     end
-    flush()
-    if bytes_read > BYTES_MAX then
-      more = true
-      return min(start + LOAD_MAX - 1, #ids)
-    end
+    step()
   end
   return noted(#ids)
 end
@@ -38,9 +37,9 @@ end
 -- Slots whose time is over, the oldest first: {until, id, fence, whether it is a ghost's}.
 local function slots_over()
   local over = {}
-  for lane = 0, 1 do
-    for ghost, key in pairs({[0] = LEASES[lane], [1] = GHOSTS[lane]}) do
-      local entries = call('ZRANGEBYSCORE', key, '-inf', NOW, 'WITHSCORES', 'LIMIT', 0, limit)
+  for lane = 0, record[USED] do
+    for ghost, key in pairs({[0] = K.leases[lane], [1] = K.ghosts[lane]}) do
+      local entries = call('ZRANGEBYSCORE', key, '-inf', as_text(NOW), 'WITHSCORES', 'LIMIT', 0, limit)
       for i = 1, #entries, 2 do
         over[#over + 1] = {at = tonumber(entries[i + 1]), entry = entries[i], ghost = ghost == 1, key = key}
       end
@@ -50,106 +49,116 @@ local function slots_over()
   return over
 end
 
-local function take_back()
+local function take_back(seed)
   local over, reclaimed, ghosts = slots_over(), 0, 0
   local n = noted(min(#over, limit))
   for i = 1, n do
     local id, fence = sunpack('>c16I8', over[i].entry)
     if over[i].ghost then
-      put(over[i].key, over[i].entry, false)
+      put(sorted_remove, over[i].key, over[i].entry)
       wake()
       ghosts = ghosts + 1
     else
       change(job_of(id), false, lost, jitter(seed, fence, id))
       reclaimed = reclaimed + 1
     end
-    if i % LOAD_MAX == 0 then flush() end
-    if bytes_read > BYTES_MAX then
-      more = true
-      break
-    end
+    if i % LOAD_MAX == 0 then step() end
   end
-  flush()
+  step()
   return reclaimed, ghosts
 end
 
 -- Awaited jobs whose time is over, or beyond the newest, join their kind.
 local RESULT_KEPT_MS, RESULTS_KEPT_MAX = 60000, 10000
 local function release_awaited()
-  local waiting, total = {}, 0
+  local waiting, held = {}, 0
   for state = SUCCEEDED, EXPIRED do
-    total = total + call('ZCARD', AWAITED[state])
-    local entries = call('ZRANGE', AWAITED[state], 0, limit - 1, 'WITHSCORES')
+    held = held + call('ZCARD', K.awaited[state])
+    local entries = call('ZRANGE', K.awaited[state], 0, limit - 1, 'WITHSCORES')
     for i = 1, #entries, 2 do
       waiting[#waiting + 1] = {at = tonumber(entries[i + 1]), id = entries[i], state = state}
     end
   end
   table.sort(waiting, function(a, b) return a.at < b.at or (a.at == b.at and a.id < b.id) end)
-  local n = 0
+  local n, joined = 0, {}
   for _, job in ipairs(waiting) do
-    if n == limit or (job.at + RESULT_KEPT_MS > NOW and total - n <= RESULTS_KEPT_MAX) then break end
-    put(AWAITED[job.state], job.id, false)
-    put(HISTORY[job.state], job.id, string.format('%.0f', job.at))
+    if n == limit or (job.at + RESULT_KEPT_MS > NOW and held - n <= RESULTS_KEPT_MAX) then break end
+    put(sorted_remove, K.awaited[job.state], job.id)
+    if job.state == SUCCEEDED then
+      joined[#joined + 1] = job.id
+    else
+      put_scored(K.history[job.state], as_text(job.at), job.id)
+    end
     n = n + 1
   end
-  flush()
+  step()
+  in_pieces('RPUSH', K.history[SUCCEEDED], joined)
   noted(n)
 end
 
 local function trim_history()
-  kept, ahead = {}, min(limit, LOAD_MAX)
   local trimmed = 0
   for state = SUCCEEDED, EXPIRED do
     if state ~= DEAD then trimmed = trimmed + noted(trim(state, limit)) end
   end
-  flush()
   return trimmed
 end
 
--- Works off one list of names that end in the same span; answers how many names it looked at.
-local function forget_span(kind, span, room)
-  local list = call('LRANGE', span_key(kind, span), 0, room - 1)
-  local seen, forgotten = 0, 0
-  for i = 1, #list do
-    local expires, part = sunpack('>I8I2', list[i])
-    if expires > NOW then break end
-    seen = i
-    local name = sub(list[i], 11)
-    local entry = entry_of(kind, part, name)
-    if entry and entry.expires == expires then
-      call('HDEL', part_key(kind, part), name)
-      names[kind][name] = false
-      bump(kind, -1)
-      forgotten = forgotten + 1
-    end
-  end
-  if seen > 0 then call('LTRIM', span_key(kind, span), seen, -1) end
-  if seen == #list and #list < room then call('ZREM', spans_key(kind), span) end
-  return seen, forgotten
-end
-
+-- Looks through a part of the oldest generation if its end has passed: keys of jobs that live move on, and at the end the
+-- rest is dropped. Answers how many names were forgotten.
 local function forget(kind)
-  local spans = call('ZRANGEBYSCORE', spans_key(kind), '-inf', floor(NOW / SPAN_MS[kind]), 'LIMIT', 0, 4)
-  local seen, forgotten = 0, 0
-  for i = 1, #spans do
-    if seen >= limit then break end
-    local s, f = forget_span(kind, spans[i], limit - seen)
-    seen, forgotten = seen + s, forgotten + f
+  local unit = generations[kind][1]
+  if not unit or unit * UNIT_MS > NOW then return 0 end
+  local key, cursor_field = generation_key(kind, unit), 'looked:' .. kind
+  if kind == 'keys' then
+    local page = call('HSCAN', key, call('HGET', K.meta, cursor_field) or '0', 'COUNT', NAMES_MAX)
+    local names, ids = page[2], {}
+    for i = 1, #names, 2 do ids[(i + 1) / 2] = sub(names[i + 1], 1, 16) end
+    for i = 1, #ids, LOAD_MAX do load({unpack(ids, i, min(i + LOAD_MAX - 1, #ids))}) end
+    local window_ms = policy.idempotency_window_ms
+    local later = generation_of(name_end(window_ms), window_ms)
+    for i = 1, #ids do
+      local job = jobs[ids[i]]
+      if job and job[STATE] < SUCCEEDED then write_name(kind, later, names[2 * i - 1], names[2 * i]) end
+    end
+    step()
+    if page[1] ~= '0' then
+      call('HSET', K.meta, cursor_field, page[1])
+      more = true
+      return 0
+    end
+    call('HDEL', K.meta, cursor_field)
   end
-  flush()
-  noted(seen)
+  local forgotten = call('HLEN', key)
+  call('UNLINK', key)
+  generations[kind], generations_changed[kind] = {unpack(generations[kind], 2)}, true
+  local next_unit = generations[kind][1]
+  more = more or (next_unit ~= nil and next_unit * UNIT_MS <= NOW)
+  step()
   return forgotten
 end
 
-if record.made == 0 then return {0, 0, 0, 0, 0, 0, 0} end
-if hold > 0 then set('hold_until', max(record.hold_until, NOW + hold)) end
-ahead = min(limit, LOAD_MAX)
-local overdue = due(DEADLINES, expired)
-local promoted = due(SCHEDULED_SET, make_ready)
-local reclaimed, ghosts = 0, 0
-if may_reclaim and NOW >= record.hold_until then reclaimed, ghosts = take_back() end
-release_awaited()
-local trimmed = trim_history()
-local forgotten = forget('keys') + forget('ids')
-flush()
-return {promoted, reclaimed, ghosts, overdue, trimmed, forgotten, more and 1 or 0}
+-- Retries and ghosts are not asked for where there are none.
+local function note_unused()
+  if record[USED] == 0 then return end
+  local n = call('LLEN', K.ready[1])
+  for lane = 0, 1 do n = n + call('ZCARD', K.ghosts[lane]) end
+  if n + call('ZCARD', K.leases[1]) == 0 then set(USED, 0) end
+end
+
+made.sweep = function()
+  if record[MADE] == 0 then return {0, 0, 0, 0, 0, 0, 0} end
+  limit, more = min(tonumber(ARGV[4]), LIMIT_MAX), false
+  local may_reclaim, hold, seed = ARGV[2] == '1', tonumber(ARGV[3]), tonumber(ARGV[5])
+  if hold > 0 then set(HOLD_UNTIL, max(record[HOLD_UNTIL], NOW + hold)) end
+  local overdue = due(K.deadlines, expired)
+  local promoted = due(K.scheduled, make_ready)
+  local reclaimed, ghosts = 0, 0
+  if may_reclaim and NOW >= record[HOLD_UNTIL] then reclaimed, ghosts = take_back(seed) end
+  release_awaited()
+  local trimmed = trim_history()
+  local forgotten = forget('keys') + forget('ids')
+  note_unused()
+  flush()
+  return {promoted, reclaimed, ghosts, overdue, trimmed, forgotten, more and 1 or 0}
+end
