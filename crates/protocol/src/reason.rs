@@ -38,6 +38,7 @@ pub const STORE_READ_ONLY: &str = "STORE_READ_ONLY";
 pub const STORE_REWOUND: &str = "STORE_REWOUND";
 pub const STORE_CORRUPT: &str = "STORE_CORRUPT";
 pub const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
+pub const DURABILITY_UNCONFIRMED: &str = "DURABILITY_UNCONFIRMED";
 pub const CIRCUIT_OPEN: &str = "CIRCUIT_OPEN";
 pub const OVERLOADED: &str = "OVERLOADED";
 pub const DRAINING: &str = "DRAINING";

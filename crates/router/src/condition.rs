@@ -121,6 +121,7 @@ impl Condition {
         let at = self.at();
         let mut known = self.lock();
         if let Ok(pulse) = answer {
+            self.metrics.durability(&pulse.durability);
             for notice in known.watch.on_pulse(sent_at, at, &pulse) {
                 log(&notice);
             }

@@ -17,6 +17,8 @@ pub struct RouterConfig {
     pub metrics_listen: SocketAddr,
     /// `redis://HOST:PORT/DB`, `sqlite:PATH` or `memory:`. A secret, because it may hold a password.
     pub store: Secret,
+    /// Replicas of Redis that must have a change before it is acknowledged; 0: the server's own word is enough.
+    pub min_replica_acks: u32,
     /// Controllers of one group; one is used at a time. Empty: policies and caps stay as the store has them.
     pub controllers: Vec<String>,
     /// Serves gRPC reflection, so that grpcurl needs no files.
@@ -39,6 +41,7 @@ impl Default for RouterConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 7600)),
             metrics_listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
             store: "sqlite:./.tidegate/jobs.db".into(),
+            min_replica_acks: 0,
             controllers: Vec::new(),
             reflection: false,
             policies: None,
@@ -59,7 +62,9 @@ impl RouterConfig {
 
     /// How the store is opened.
     pub fn store_options(&self) -> OpenOptions {
-        OpenOptions::default()
+        OpenOptions {
+            min_replica_acks: self.min_replica_acks,
+        }
     }
 }
 
@@ -86,6 +91,9 @@ pub struct RouterArgs {
     /// Job store: redis://HOST:PORT/DB, sqlite:PATH or memory: [default: sqlite:./.tidegate/jobs.db]
     #[arg(long, value_name = "URL")]
     pub store: Option<String>,
+    /// Replicas of Redis that must have a change before it is acknowledged [default: 0]
+    #[arg(long, value_name = "N")]
+    pub min_replica_acks: Option<u32>,
     /// Controller that sets policies and caps; give it once for each [default: none]
     #[arg(long = "controller", value_name = "URL")]
     pub controllers: Vec<String>,
@@ -108,6 +116,7 @@ impl RouterArgs {
             "controllers": controllers,
             "listen": self.listen,
             "metrics_listen": self.metrics_listen,
+            "min_replica_acks": self.min_replica_acks,
             "store": self.store,
             "policies": self.policies,
             "reflection": self.reflection.then_some(true),

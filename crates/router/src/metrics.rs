@@ -10,7 +10,7 @@ use std::{
 use tidegate_chassis::telemetry::{Counter, Gauge, Histogram, KeyValue, Meter};
 use tidegate_flow::breaker;
 use tidegate_protocol::domain::{CapRecord, JobState, OutcomeKind, QueueName};
-use tidegate_store::QueueStats;
+use tidegate_store::{Durability, QueueStats};
 
 use crate::window::{Arrivals, Window};
 
@@ -31,6 +31,7 @@ pub struct Metrics {
     store_batch: Histogram<u64>,
     workers: Gauge<u64>,
     circuit: Gauge<u64>,
+    durability: Gauge<u64>,
     jobs: Gauge<u64>,
     oldest_ready: Gauge<f64>,
     cap: Gauge<u64>,
@@ -79,6 +80,10 @@ impl Metrics {
                 .build(),
             workers: gauge("tidegate_workers_connected", "Worker streams of this router"),
             circuit: gauge("tidegate_circuit_state", "1 for the state that the circuit is in"),
+            durability: gauge(
+                "tidegate_store_durability",
+                "1 for what an acknowledgement of the job store means now",
+            ),
             jobs: gauge("tidegate_jobs", "Jobs kept, by state"),
             oldest_ready: meter
                 .f64_gauge("tidegate_oldest_ready_job_timestamp")
@@ -195,6 +200,13 @@ impl Metrics {
 
     pub fn workers_connected(&self, count: usize) {
         self.workers.record(count as u64, &[]);
+    }
+
+    pub fn durability(&self, now: &Durability) {
+        for level in Durability::LEVELS {
+            let labels = [KeyValue::new("level", level)];
+            self.durability.record(u64::from(level == now.level()), &labels);
+        }
     }
 
     pub fn circuit(&self, now: breaker::State) {

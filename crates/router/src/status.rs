@@ -238,6 +238,12 @@ impl Refusal {
                 "the job store did not answer: repeat with the same request id, key or fence",
                 Some(RETRY_BUSY),
             ),
+            StoreError::Unconfirmed { .. } => (
+                Code::Unavailable,
+                reason::DURABILITY_UNCONFIRMED,
+                "too few replicas of the job store confirmed it in time: repeat with the same request id, key or fence",
+                Some(RETRY_BUSY),
+            ),
             StoreError::Busy(_) => (
                 Code::Unavailable,
                 reason::STORE_BUSY,
@@ -259,7 +265,7 @@ impl Refusal {
                 return full.quota("store").retry_with_jitter(RETRY_FULL);
             }
             StoreError::Corrupt(_) => (
-                Code::Internal,
+                Code::DataLoss,
                 reason::STORE_CORRUPT,
                 "the job store holds what this version cannot read",
                 None,

@@ -40,8 +40,17 @@ fn every_store_error_has_a_code_and_a_reason() {
             true,
         ),
         (
+            StoreError::Unconfirmed {
+                confirmed: 0,
+                wanted: 1,
+            },
+            Code::Unavailable,
+            reason::DURABILITY_UNCONFIRMED,
+            true,
+        ),
+        (
             StoreError::Corrupt(secret()),
-            Code::Internal,
+            Code::DataLoss,
             reason::STORE_CORRUPT,
             false,
         ),

@@ -10,6 +10,10 @@ pub enum StoreError {
     /// The call was sent and no answer came: it may have happened. Repeat with the same key, request id or fence.
     #[error("the job store did not answer in time, the outcome is unknown: {0}")]
     Unknown(String),
+    /// It happened, but not as safely as was asked for: fewer replicas than configured confirmed it in time. Repeat with
+    /// the same key, request id or fence.
+    #[error("the job store did it, but {confirmed} of {wanted} replicas confirmed it in time")]
+    Unconfirmed { confirmed: u64, wanted: u32 },
     /// Nothing happened: the store is busy or loading. Try again shortly.
     #[error("the job store is busy: {0}")]
     Busy(String),

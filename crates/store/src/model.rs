@@ -222,11 +222,34 @@ pub enum Durability {
     EverySecond,
     /// On disk before the answer.
     Fsync,
+    /// So at the server itself, and in the memory of this many replicas before the answer.
+    Replicated { acks: u32, local: Box<Durability> },
+}
+
+impl Durability {
+    pub const LEVELS: [&'static str; 5] = ["memory", "snapshot", "everysec", "fsync", "replicated"];
+
+    /// One word, for metrics.
+    pub fn level(&self) -> &'static str {
+        match self {
+            Durability::Memory => "memory",
+            Durability::Snapshot => "snapshot",
+            Durability::EverySecond => "everysec",
+            Durability::Fsync => "fsync",
+            Durability::Replicated { .. } => "replicated",
+        }
+    }
 }
 
 impl fmt::Display for Durability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Durability::Replicated { acks, local } => {
+                return write!(
+                    f,
+                    "{local}; and in {acks} more servers before the acknowledgement"
+                );
+            }
             Durability::Memory => "memory (acknowledged jobs end with the process)",
             Durability::Snapshot => "snapshot (a store crash loses everything since the last snapshot)",
             Durability::EverySecond => "everysec (a store crash loses up to 2 s)",

@@ -15,7 +15,10 @@ use crate::{
 };
 
 #[derive(Clone, Debug, Default)]
-pub struct OpenOptions {}
+pub struct OpenOptions {
+    /// Replicas of Redis that must have a change before it is acknowledged; 0 = none.
+    pub min_replica_acks: u32,
+}
 
 /// Why a store could not be opened; each text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -72,12 +75,23 @@ impl OpenError {
 }
 
 /// Opens `memory:`, `sqlite:PATH` or `redis://...`.
-pub async fn open(url: &str, _options: &OpenOptions) -> Result<Arc<dyn JobStore>, OpenError> {
+pub async fn open(url: &str, options: &OpenOptions) -> Result<Arc<dyn JobStore>, OpenError> {
+    let is_redis = url.starts_with("redis://");
+    if options.min_replica_acks > 0 && !is_redis {
+        return Err(OpenError::Unsuitable(
+            "min_replica_acks asks for replicas, which only a Redis has: set it to 0 or use redis://HOST:PORT/DB"
+                .to_owned(),
+        ));
+    }
     if url == "memory:" {
         return Ok(Arc::new(MemoryStore::default()));
     }
-    if url.starts_with("redis://") {
-        let connecting = RedisStore::connect(url, RedisOptions::default());
+    if is_redis {
+        let redis = RedisOptions {
+            min_replica_acks: options.min_replica_acks,
+            ..RedisOptions::default()
+        };
+        let connecting = RedisStore::connect(url, redis);
         return Ok(Arc::new(Box::pin(connecting).await?));
     }
     match url

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tidegate_protocol::domain::{
-    Cap, Incarnation, Job, JobId, LeaseRef, NewJob, Outcome, PayloadHash, Policy, QueueName, ResourceCost, Session,
-    SettleResult, Settlement, Version,
+    Cap, Incarnation, Job, JobId, LeaseRef, NewJob, Outcome, PayloadHash, Policy, QueueName, ResourceCost,
+    Session, SettleResult, Settlement, Version,
 };
 use tidegate_store::{
     CapAnswer, CapOrder, Grants, JobStore, LeaseRequest, ManualClock, QueueRecord, QueueStats, ReleaseCause,
@@ -57,6 +57,7 @@ impl Fixture {
         server.must(&["FLUSHALL"]).await;
         let options = redis::RedisOptions {
             clock: Some(clock.clone()),
+            ..redis::RedisOptions::default()
         };
         let store = redis::RedisStore::connect(&server.url(), options).await.unwrap();
         Self {

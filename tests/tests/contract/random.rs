@@ -371,7 +371,7 @@ impl World {
         let mut policy = Policy {
             max_depth: self.rng.u64(5..60),
             max_keys: 100,
-            keep_finished: self.rng.u32(0..4),
+            keep_finished: *self.rng.choice(&[0, 1, 2, 3, 16]).unwrap(),
             retry: Retry {
                 max_attempts: self.rng.u32(1..4),
                 ..Retry::default()

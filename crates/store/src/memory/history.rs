@@ -91,7 +91,7 @@ impl History {
         }
     }
 
-    fn kept(&self, state: JobState) -> usize {
+    pub fn kept(&self, state: JobState) -> usize {
         match state {
             JobState::Succeeded => self.succeeded.len() as usize,
             _ => self.of(state).len(),

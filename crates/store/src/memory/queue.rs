@@ -305,12 +305,17 @@ impl Queue {
         }
     }
 
-    /// The end of a call: as many finished jobs leave as have come, where there are more than are kept.
+    /// The end of a call: where there are some more finished jobs than are kept, the oldest leave, about as many as came.
     pub fn trim_ended(&mut self) {
+        let keep = self.policy.keep_finished;
+        // Together they leave at less cost.
+        let slack = keep / 8;
         for state in [JobState::Succeeded, JobState::Cancelled, JobState::Expired] {
             let ended = std::mem::take(&mut self.ended[state.code() as usize]);
-            let gone = self.history.trim(state, self.policy.keep_finished, ended);
-            self.forget(gone);
+            if ended > 0 && self.history.kept(state) > keep as usize + slack as usize {
+                let gone = self.history.trim(state, keep, ended.saturating_add(slack));
+                self.forget(gone);
+            }
         }
     }
 

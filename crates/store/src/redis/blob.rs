@@ -5,7 +5,9 @@
 
 use bytes::{BufMut, Bytes};
 use tidegate_protocol::{
-    domain::{Incarnation, Job, JobId, JobState, Lane, Lease, NewJob, OutcomeKind, PayloadHash, Session, Settled},
+    domain::{
+        Incarnation, Job, JobId, JobState, Lane, Lease, NewJob, OutcomeKind, PayloadHash, Session, Settled,
+    },
     reason,
 };
 use uuid::Uuid;
@@ -89,7 +91,15 @@ pub(crate) fn decode(id: JobId, head: &[u8], body: Bytes, until_ms: u64) -> Stor
     let error = reader.text(head.error_len).ok_or_else(|| corrupt("error"))?;
     let result = Bytes::copy_from_slice(reader.0);
     let state = JobState::from_code(head.state).ok_or_else(|| corrupt("state"))?;
-    let [fence, _seq, due_ms, ran_ms, deadline_ms, finished_ms, settled_fence] = head.numbers;
+    let [
+        fence,
+        _seq,
+        due_ms,
+        ran_ms,
+        deadline_ms,
+        finished_ms,
+        settled_fence,
+    ] = head.numbers;
     let [session, incarnation, blamed] = head.ids;
     let lease = Lease {
         session: Session(session),

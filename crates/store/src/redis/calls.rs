@@ -130,6 +130,8 @@ impl KnownQueues {
 pub(super) struct Batch<'a, P, S, D> {
     pub link: &'a Link,
     pub operation: Operation,
+    /// Its answers are acknowledgements: replicas confirm it first, where that is asked for.
+    pub is_acknowledged: bool,
     /// An argument before those of the items.
     pub first: Option<&'a str>,
     /// Arguments of one item.
@@ -157,10 +159,20 @@ impl RedisStore {
     }
 
     pub(super) async fn run(&self, link: &Link, call: &Call) -> StoreResult<Reply> {
-        if self.closed.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(StoreError::Unavailable("the store is closed".to_owned()));
-        }
+        self.check_open()?;
         link.run(call).await
+    }
+
+    pub(super) async fn run_confirmed(&self, link: &Link, call: &Call) -> StoreResult<Reply> {
+        self.check_open()?;
+        link.run_confirmed(call, self.min_replica_acks).await
+    }
+
+    fn check_open(&self) -> StoreResult<()> {
+        match self.closed.load(std::sync::atomic::Ordering::Relaxed) {
+            true => Err(StoreError::Unavailable("the store is closed".to_owned())),
+            false => Ok(()),
+        }
     }
 
     pub(super) async fn batch<T, R, P, S, D>(
@@ -227,7 +239,10 @@ impl RedisStore {
             call.text(first);
         }
         piece.iter().for_each(|item| (batch.put)(&mut call, item));
-        let answer = self.run(batch.link, &call).await;
+        let answer = match batch.is_acknowledged {
+            true => self.run_confirmed(batch.link, &call).await,
+            false => self.run(batch.link, &call).await,
+        };
         let answers = answer.and_then(|reply| (batch.read)(queue, piece, reply));
         match answers {
             Ok(answers) if answers.len() == piece.len() => answers,

@@ -1,7 +1,8 @@
 //! One item into arguments of an operation, and one answer out of its reply.
 
 use tidegate_protocol::domain::{
-    Job, JobId, JobState, NewJob, Outcome, Policy, QueueName, SettleResult, Settlement, SubmitOutcome, Submitted,
+    Job, JobId, JobState, NewJob, Outcome, Policy, QueueName, SettleResult, Settlement, SubmitOutcome,
+    Submitted,
 };
 
 use super::{
@@ -30,7 +31,12 @@ pub(super) fn put_job(call: &mut Call, new: &NewJob) {
     let mut entry = Vec::with_capacity(64);
     entry.extend_from_slice(new.id.local.as_bytes());
     entry.extend_from_slice(&new.payload_hash);
-    let times = [new.run_at_ms, new.delay_ms, new.deadline_ms, new.deadline_after_ms];
+    let times = [
+        new.run_at_ms,
+        new.delay_ms,
+        new.deadline_ms,
+        new.deadline_after_ms,
+    ];
     if times != [0; 4] {
         times
             .iter()
@@ -247,7 +253,12 @@ pub(super) fn page(queue: &QueueName, reply: Reply) -> StoreResult<JobPage> {
         (values.next(), values.next(), values.next(), values.next())
     {
         let id = id(queue, local.uuid()?);
-        jobs.push(blob::decode(id, &head.bytes()?, body.bytes()?.into(), until.number()?)?);
+        jobs.push(blob::decode(
+            id,
+            &head.bytes()?,
+            body.bytes()?.into(),
+            until.number()?,
+        )?);
     }
     Ok(JobPage {
         jobs,

@@ -1,7 +1,10 @@
 //! One shared connection to the server: made when first needed, made again after it broke.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -9,7 +12,7 @@ use deadpool_redis::{
     Connection, Manager, Pool, PoolError,
     redis::{
         AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, RedisError, Value,
-        aio::MultiplexedConnection, cmd,
+        aio::MultiplexedConnection, cmd, pipe,
     },
 };
 use tokio::sync::Mutex;
@@ -20,6 +23,8 @@ use crate::{OpenError, StoreError, StoreResult};
 /// The client's own default of 500 ms is less than a busy server may take.
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Replicas confirm within a millisecond, or are in trouble; less than [`RESPONSE_TIMEOUT`], so that the count arrives.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 /// Each link takes one connection out of the pool, and another one after that broke.
 const POOL_SIZE: usize = 8;
 
@@ -44,9 +49,25 @@ pub(super) fn address(url: &str) -> String {
         .map_or_else(|_| "the given URL".to_owned(), |info| info.addr().to_string())
 }
 
+/// All connections of a store: whoever learns that they lead to the wrong server ends them all.
+#[derive(Clone, Default)]
+pub(super) struct Connections(Arc<AtomicU64>);
+
+impl Connections {
+    fn era(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Each is made again, from the configured name, before its next use.
+    fn drop_all(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
 /// See the [module](self).
 pub(super) struct Link {
     pool: Pool,
+    all: Connections,
     state: Mutex<State>,
     /// Attempts to connect that failed.
     failures: AtomicU64,
@@ -55,15 +76,18 @@ pub(super) struct Link {
 #[derive(Default)]
 struct State {
     connection: Option<MultiplexedConnection>,
+    /// When this connection was made, see [`Connections`].
+    era: u64,
     /// Counts connections, so that one that broke is dropped once and not its successor.
     generation: u64,
     last_failure: Option<StoreError>,
 }
 
 impl Link {
-    pub fn new(pool: Pool) -> Self {
+    pub fn new(pool: Pool, all: Connections) -> Self {
         Self {
             pool,
+            all,
             state: Mutex::default(),
             failures: AtomicU64::new(0),
         }
@@ -75,11 +99,56 @@ impl Link {
             Err(Refused::NoFunction) => {}
             other => return other.map(Reply).map_err(Refused::into_error),
         }
-        let mut load = cmd("FUNCTION");
-        load.arg("LOAD").arg("REPLACE").arg(LIBRARY.as_str());
-        self.command(&load).await?;
+        self.load_library().await?;
         let answer = self.send(call.command()).await;
         answer.map(Reply).map_err(Refused::into_error)
+    }
+
+    /// The same, and does not answer before `acks` replicas have what it wrote, or what was written before it: a
+    /// duplicate's first submit may be on its way to them.
+    pub async fn run_confirmed(&self, call: &Call, acks: u32) -> StoreResult<Reply> {
+        if acks == 0 {
+            return self.run(call).await;
+        }
+        match self.send_confirmed(call, acks).await {
+            Err(Refused::NoFunction) => {
+                self.load_library().await?;
+                self.send_confirmed(call, acks).await.map_err(Refused::into_error)
+            }
+            other => other.map_err(Refused::into_error),
+        }
+    }
+
+    async fn send_confirmed(&self, call: &Call, acks: u32) -> Result<Reply, Refused> {
+        let mut wait = cmd("WAIT");
+        wait.arg(acks).arg(CONFIRM_TIMEOUT.as_millis() as u64);
+        let (generation, mut connection) = self.connection().await.map_err(Refused::Error)?;
+        let mut both = pipe();
+        // One after the other on one connection: WAIT waits for what its own connection has written.
+        both.add_command(call.command().clone()).add_command(wait);
+        let answers = connection.send_packed_commands(&both, 0, 2).await;
+        let answers = match answers {
+            Ok(answers) => answers,
+            Err(error) => return Err(self.failed(generation, &error).await),
+        };
+        let Ok([answer, confirmed]) = <[Value; 2]>::try_from(answers) else {
+            return Err(Refused::Error(StoreError::Unknown("half an answer".to_owned())));
+        };
+        let answer = match answer.extract_error() {
+            Ok(answer) => Reply(answer),
+            Err(error) => return Err(self.failed(generation, &error).await),
+        };
+        let confirmed = match confirmed.extract_error() {
+            Ok(confirmed) => Reply(confirmed).number().map_err(Refused::Error)?,
+            Err(error) => return Err(self.failed(generation, &error).await),
+        };
+        match confirmed >= u64::from(acks) {
+            true => Ok(answer),
+            false => Err(Refused::Error(StoreError::Unconfirmed {
+                confirmed,
+                wanted: acks,
+            })),
+        }
     }
 
     pub async fn command(&self, command: &Cmd) -> StoreResult<Reply> {
@@ -96,21 +165,38 @@ impl Link {
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
-        if faults::is_no_function(&error) {
-            return Err(Refused::NoFunction);
+        Err(self.failed(generation, &error).await)
+    }
+
+    /// What an error means, and what it costs the connection that it came from.
+    async fn failed(&self, generation: u64, error: &RedisError) -> Refused {
+        if faults::is_no_function(error) {
+            return Refused::NoFunction;
         }
-        let fault = faults::from_call(&error);
-        // Read-only: the name may lead to another server by now.
-        if matches!(fault, StoreError::Unknown(_) | StoreError::ReadOnly(_)) || error.is_unrecoverable_error()
-        {
-            self.drop_connection(generation).await;
+        let fault = faults::from_call(error);
+        match fault {
+            // The name may lead to another server by now: nobody goes on with this one.
+            StoreError::ReadOnly(_) => self.all.drop_all(),
+            StoreError::Unknown(_) => self.drop_connection(generation).await,
+            _ if error.is_unrecoverable_error() => self.drop_connection(generation).await,
+            _ => {}
         }
-        Err(Refused::Error(fault))
+        Refused::Error(fault)
+    }
+
+    async fn load_library(&self) -> StoreResult<()> {
+        let mut load = cmd("FUNCTION");
+        load.arg("LOAD").arg("REPLACE").arg(LIBRARY.as_str());
+        self.command(&load).await.map(drop)
     }
 
     async fn connection(&self) -> StoreResult<(u64, MultiplexedConnection)> {
         let failures = self.failures.load(Ordering::Acquire);
         let mut state = self.state.lock().await;
+        let current = self.all.era();
+        if state.era != current {
+            state.connection = None;
+        }
         if let Some(connection) = &state.connection {
             return Ok((state.generation, connection.clone()));
         }
@@ -124,6 +210,7 @@ impl Link {
             Ok(object) => {
                 let connection = Connection::take(object);
                 state.generation += 1;
+                state.era = current;
                 state.connection = Some(connection.clone());
                 Ok((state.generation, connection))
             }

@@ -34,6 +34,8 @@ use crate::{AnchoredClock, Clock, OpenError, wake::Events};
 pub struct RedisOptions {
     /// For tests: a clock moved by hand. Default: the server's own.
     pub clock: Option<Arc<dyn Clock>>,
+    /// Replicas that must have a change before it is acknowledged; 0 = none.
+    pub min_replica_acks: u32,
 }
 
 /// See the [module](self).
@@ -42,6 +44,7 @@ pub struct RedisStore {
     leases: Link,
     admin: Link,
     clock: Option<Arc<dyn Clock>>,
+    min_replica_acks: u32,
     /// The server's clock at the last pulse, and this process's.
     clock_seen: Mutex<Option<(u64, u64)>>,
     here: AnchoredClock,
@@ -59,15 +62,20 @@ impl RedisStore {
     /// Connects, and refuses a server that would lose jobs or cannot run the operations.
     pub async fn connect(url: &str, options: RedisOptions) -> Result<Self, OpenError> {
         let pool = link::pool(url)?;
-        let admin = Link::new(pool.clone());
-        let server = Server::inspect(&admin).await.map_err(|fault| fault.at(url))?;
+        let all = link::Connections::default();
+        let admin = Link::new(pool.clone(), all.clone());
+        let acks = options.min_replica_acks;
+        let server = Server::inspect(&admin, acks)
+            .await
+            .map_err(|fault| fault.at(url))?;
         let (events, stop) = (Events::new(), CancellationToken::new());
         let listener = events::listen(link::client(url)?, events.clone(), stop.clone());
         Ok(Self {
-            submits: Link::new(pool.clone()),
-            leases: Link::new(pool),
+            submits: Link::new(pool.clone(), all.clone()),
+            leases: Link::new(pool, all),
             admin,
             clock: options.clock,
+            min_replica_acks: acks,
             clock_seen: Mutex::default(),
             here: AnchoredClock::starting_at_least(0),
             queues: calls::KnownQueues::default(),

@@ -89,7 +89,11 @@ impl Operation {
              operations.{begin}(keys, args)\nreturn operations.{name}()\nend}}\n",
             name = self.name,
             // These are about no queue.
-            begin = if [PULSE.name, ENTER.name].contains(&self.name) { "take" } else { "begin" },
+            begin = if [PULSE.name, ENTER.name].contains(&self.name) {
+                "take"
+            } else {
+                "begin"
+            },
             flags = flags.join(",")
         )
     }
@@ -110,7 +114,9 @@ fn body(version: &str) -> String {
 /// The policy of a queue without a record, so that its numbers are written down in one place only.
 fn defaults() -> String {
     let default = Policy::default();
-    let names = policy::numbers(&default, 0).map(|(name, _)| format!("'{name}'")).join(",");
+    let names = policy::numbers(&default, 0)
+        .map(|(name, _)| format!("'{name}'"))
+        .join(",");
     let values = policy::numbers_text(&default, 0);
     format!("local POLICY_FIELDS, POLICY_DEFAULTS = {{{names}}}, '{values}'\n")
 }

@@ -8,8 +8,7 @@ use super::{
     codec::{corrupt, grants},
     keys,
     link::RESPONSE_TIMEOUT,
-    operations, policy,
-    server,
+    operations, policy, server,
 };
 use crate::{
     CapAnswer, CapOrder, Clock, Grants, ITEMS_PER_CALL_MAX, LeaseRequest, QueueRecord, Reclaim, Reclaimed,
@@ -148,7 +147,7 @@ impl RedisStore {
         for field in policy::fields(&record.policy)? {
             call.bytes(field.as_bytes());
         }
-        Ok(self.run(&self.admin, &call).await?.number()? == 1)
+        Ok(self.run_confirmed(&self.admin, &call).await?.number()? == 1)
     }
 
     /// When the answer to a call sent now will not be waited for any more, by the store's clock as far as it is known.
@@ -192,7 +191,7 @@ impl RedisStore {
         if seen.run_id == run_id {
             return Ok(seen);
         }
-        let now = server::Server::inspect(&self.admin)
+        let now = server::Server::inspect(&self.admin, self.min_replica_acks)
             .await
             .map_err(server::Unfit::into_error)?;
         *self.server.lock().expect("nothing panics under this lock") = now.clone();

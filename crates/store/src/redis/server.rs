@@ -2,7 +2,10 @@
 
 use deadpool_redis::redis::cmd;
 
-use super::link::{self, Link};
+use super::{
+    keys,
+    link::{self, Link},
+};
 use crate::{Durability, OpenError, StoreError, StoreResult};
 
 const VERSION_MIN: u32 = 7;
@@ -20,6 +23,7 @@ pub(super) enum Unfit {
     Store(StoreError),
     Version(String),
     Evicts(String),
+    Schema(u64),
 }
 
 impl From<StoreError> for Unfit {
@@ -37,6 +41,7 @@ impl Unfit {
             Unfit::Evicts(policy) => {
                 StoreError::Unavailable(format!("Redis evicts keys now (maxmemory-policy {policy})"))
             }
+            Unfit::Schema(schema) => StoreError::Corrupt(keys::other_schema(schema)),
         }
     }
 
@@ -50,6 +55,10 @@ impl Unfit {
             Unfit::Version(version) => OpenError::Unsuitable(format!(
                 "Redis at {what} is of version {version}: Tidegate needs {VERSION_MIN}.0 or newer (or Valkey)"
             )),
+            Unfit::Schema(schema) => OpenError::Unsuitable(format!(
+                "what Redis at {what} holds cannot be used: {}",
+                keys::other_schema(schema)
+            )),
             Unfit::Evicts(policy) => OpenError::Unsuitable(format!(
                 "Redis at {what} evicts keys when memory is full (maxmemory-policy {policy}), and jobs with them: set \
                  maxmemory-policy noeviction there, or use a Redis of its own"
@@ -59,7 +68,8 @@ impl Unfit {
 }
 
 impl Server {
-    pub async fn inspect(link: &Link) -> Result<Self, Unfit> {
+    /// `acks`: replicas that are to have what is acknowledged.
+    pub async fn inspect(link: &Link, acks: u32) -> Result<Self, Unfit> {
         let info = info(link).await?;
         // Valkey reports the Redis version it is compatible with here.
         let version = field(&info, "redis_version").unwrap_or_default();
@@ -80,10 +90,43 @@ impl Server {
             Some("1") => synced(link).await?,
             _ => Durability::Snapshot,
         };
+        let replicas = field(&info, "connected_slaves")
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(0);
+        if replicas < acks {
+            tracing::warn!(
+                replicas,
+                min_replica_acks = acks,
+                "Redis has too few replicas: nothing is acknowledged until it has more"
+            );
+        }
+        let durability = match acks {
+            0 => durability,
+            acks => Durability::Replicated {
+                acks,
+                local: Box::new(durability),
+            },
+        };
+        refuse_other_schema(link).await?;
         Ok(Self {
             run_id: run_id(&info),
             durability,
         })
+    }
+}
+
+/// A store of another version is not written to. One without a version is new, or of before there were versions.
+async fn refuse_other_schema(link: &Link) -> Result<(), Unfit> {
+    let mut command = cmd("HMGET");
+    command.arg(keys::STORE).arg("incarnation").arg("schema");
+    let [incarnation, schema] = link.command(&command).await?.fixed()?;
+    if incarnation.is_nil() {
+        return Ok(());
+    }
+    let schema = if schema.is_nil() { 1 } else { schema.number()? };
+    match schema == keys::SCHEMA {
+        true => Ok(()),
+        false => Err(Unfit::Schema(schema)),
     }
 }
 

@@ -12,8 +12,7 @@ use super::{
     codec::{
         acted, each_number, got, page, place, put_job, put_settlement, renewed, settled, submitted, swept,
     },
-    keys, operations,
-    policy,
+    keys, operations, policy,
     reply::Reply,
 };
 use crate::{
@@ -44,6 +43,7 @@ impl JobStore for RedisStore {
         let batch = Batch {
             link: &self.submits,
             operation: operations::SUBMIT,
+            is_acknowledged: true,
             first: None,
             put: put_job,
             size,
@@ -67,6 +67,7 @@ impl JobStore for RedisStore {
         let batch = Batch {
             link: &self.leases,
             operation: operations::RENEW,
+            is_acknowledged: false,
             first: None,
             put,
             size: |_: &LeaseRef| 32,
@@ -105,6 +106,7 @@ impl JobStore for RedisStore {
         let batch = Batch {
             link: &self.leases,
             operation: operations::SETTLE,
+            is_acknowledged: true,
             first: None,
             put: put_settlement,
             size,
@@ -134,6 +136,7 @@ impl JobStore for RedisStore {
         let batch = Batch {
             link: &self.admin,
             operation: operations::GET,
+            is_acknowledged: false,
             first: None,
             put,
             size: |_: &JobId| 16_384,
@@ -168,6 +171,7 @@ impl JobStore for RedisStore {
         let batch = Batch {
             link: &self.admin,
             operation: operations::ACT,
+            is_acknowledged: true,
             first: Some(name),
             put,
             size: |_: &JobId| 32,

@@ -42,6 +42,8 @@ local function delete(job)
     leave_history(job)
   else
     close_key(job, CANCELLED)
+    -- Whoever waits for its result waits in vain.
+    if job[FLAGS] % 2 == WANT_RESULT then done[#done + 1] = job.id end
   end
   remove(job)
   return {1, 0}

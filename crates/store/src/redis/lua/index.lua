@@ -103,21 +103,26 @@ local function pop_history(state, n)
   in_pieces('HDEL', K.heads, ids)
 end
 
--- Drops the oldest of a kind beyond what is kept, at most `limit`; answers how many. They need not be read for that.
+-- Drops the oldest of a kind, of which there are `size`, beyond what is kept, at most `limit`; answers how many. They need
+-- not be read for that.
 function trim(state, limit, size)
-  if not size then
-    size = state == SUCCEEDED and call('LLEN', K.history[state]) or call('ZCARD', K.history[state])
-  end
-  if state == SUCCEEDED then size = size - record[STALE + 2] end
   local n = min(size - policy.keep_finished, limit)
   if n <= 0 then return 0 end
   if state == SUCCEEDED then pop_succeeded(n) else pop_history(state, n) end
   return n
 end
 
+-- Some more are kept until they go together.
+local function trim_after(state, n, size)
+  local slack = floor(policy.keep_finished / 8)
+  if size > policy.keep_finished + slack then trim(state, n + slack, size) end
+end
+
 parts.trim_ended = function()
-  if #succeeded > 0 then trim(SUCCEEDED, #succeeded, in_pieces('RPUSH', K.history[SUCCEEDED], succeeded)) end
-  for state, n in next, ended do trim(state, n) end
+  if #succeeded > 0 then
+    trim_after(SUCCEEDED, #succeeded, in_pieces('RPUSH', K.history[SUCCEEDED], succeeded) - record[STALE + 2])
+  end
+  for state, n in next, ended do trim_after(state, n, call('ZCARD', K.history[state])) end
 end
 
 -- Frees the slot of a ghost. True if there was one.

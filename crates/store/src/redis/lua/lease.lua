@@ -36,7 +36,7 @@ local function read_wants()
     local session = sub(ARGV[i], 1, 16)
     local want = {
       ids = ARGV[i], session = session, incarnation = sub(ARGV[i], 17, 32), room = tonumber(ARGV[i + 1]),
-      set = session_set(session), heads = {}, at = #wants,
+      set = session_set(session), at = #wants,
     }
     wants[#wants + 1] = want
     wanted = wanted + want.room
@@ -62,11 +62,12 @@ local RUNNING_START = string.char(FORMAT_VERSION, RUNNING, 0)
 local zeros, zeros_seq, zeros_blamed = ('\0'):rep(14), ('\0'):rep(48), ('\0'):rep(20)
 local function head_of(want, body, fence)
   local kind = sub(body, KEY_END_AT, FLAGS_AT)
-  local head = want.heads[kind]
-  if not head then
+  local head = want.head
+  -- Neighbours are mostly alike.
+  if want.kind ~= kind then
     head = RUNNING_START .. string.char(flags_of(body)) .. zeros .. fence .. zeros_seq .. sub(kind, 1, 4) .. want.ids
       .. zeros_blamed
-    want.heads[kind] = head
+    want.kind, want.head = kind, head
   end
   return head
 end

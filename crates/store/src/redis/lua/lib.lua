@@ -96,17 +96,12 @@ local MADE, PAUSED, HUNGRY, TURN, HOLD_UNTIL, SEQ_LAST, STALE, USED = 1, 2, 3, 4
 -- STALE + lane: entries of a ready list, STALE + 2: of the succeeded, whose job is elsewhere or gone.
 -- USED: whether there may be retries or ghosts; their sets need not be asked while it is 0.
 local policy, record, record_changed, cap_text
--- kind -> ends of generations, in order; kind -> true
-local generations, generations_changed = {}, {}
+local NEW_QUEUE, STATE_FORMAT = '0 0 0 0 0 0 0 0 0 0', ('%.0f '):rep(10)
 
 local function read_record()
-  local stored = call('HMGET', K.meta, 'numbers', 'state', 'cap', 'keys', 'ids')
-  policy = policy_from(stored[1] or POLICY_DEFAULTS)
-  local known = numbers(stored[2] or '0 0 0 0 0 0 0 0 0 0')
-  record, record_changed = known, false
-  cap_text = stored[3]
-  generations.keys, generations.ids = numbers(stored[4] or ''), numbers(stored[5] or '')
-  generations_changed.keys, generations_changed.ids = nil, nil
+  local stored = call('HMGET', K.meta, 'numbers', 'state', 'cap')
+  policy, record, cap_text = policy_from(stored[1] or POLICY_DEFAULTS), numbers(stored[2] or NEW_QUEUE), stored[3]
+  record_changed = false
 end
 
 local function set(place, value)
@@ -171,23 +166,15 @@ end
 -- Runs a command on the arguments, some hundreds at a time; answers what the last of them did.
 local function in_pieces(command, key, args)
   local n, answer = #args, nil
-  if n <= 512 then return n > 0 and call(command, key, unpack(args)) end
+  if n <= 512 then return n == 0 and 0 or call(command, key, unpack(args)) end
   for i = 1, n, 512 do answer = call(command, key, unpack(args, i, min(i + 511, n))) end
   return answer
 end
 
-local function each(command, lists)
-  for key, args in next, lists do in_pieces(command, key, args) end
-end
-
 local function flush_record()
   if record_changed then
-    call('HSET', K.meta, 'state', format(('%.0f '):rep(10), unpack(record)))
+    call('HSET', K.meta, 'state', format(STATE_FORMAT, unpack(record)))
     record_changed = false
-  end
-  for kind in next, generations_changed do
-    call('HSET', K.meta, kind, table.concat(generations[kind], ' '))
-    generations_changed[kind] = nil
   end
   if submitted_n > 0 then call('HINCRBY', K.meta, 'submitted_total', submitted_n) end
   if succeeded_n > 0 then call('HINCRBY', K.meta, 'succeeded_total', succeeded_n) end
@@ -218,19 +205,19 @@ local function flush()
   parts.encode_changed()
   parts.flush_names()
   if sets_changed then
-    each('SREM', set_remove)
-    each('ZREM', sorted_remove)
-    each('SADD', set_add)
-    each('ZADD', sorted_add)
+    for key, args in next, set_remove do in_pieces('SREM', key, args) end
+    for key, args in next, sorted_remove do in_pieces('ZREM', key, args) end
+    for key, args in next, set_add do in_pieces('SADD', key, args) end
+    for key, args in next, sorted_add do in_pieces('ZADD', key, args) end
   end
-  in_pieces('HSET', K.bodies, bodies_put)
-  in_pieces('HSET', K.heads, heads_put)
+  if #bodies_put > 0 then in_pieces('HSET', K.bodies, bodies_put) end
+  if #heads_put > 0 then in_pieces('HSET', K.heads, heads_put) end
   if #gone > 0 then
     in_pieces('HDEL', K.bodies, gone)
     in_pieces('HDEL', K.heads, gone)
   end
-  in_pieces('RPUSH', K.ready[0], pushed[0])
-  in_pieces('RPUSH', K.ready[1], pushed[1])
+  if #pushed[0] > 0 then in_pieces('RPUSH', K.ready[0], pushed[0]) end
+  if #pushed[1] > 0 then in_pieces('RPUSH', K.ready[1], pushed[1]) end
   parts.trim_ended()
   flush_record()
 end

@@ -42,7 +42,7 @@ local function generation_key(kind, unit)
   return key
 end
 
-local names_in, write_name, find_names, in_force, move_key, ends_late_enough, close_key
+local units_of, set_units, names_in, write_name, find_names, in_force, move_key, ends_late_enough, close_key
 -- What this call has entered: kind -> name -> entry.
 local entered = {keys = {}, ids = {}}
 do
@@ -50,20 +50,37 @@ do
 -- Keys of generations -> names and entries by turns; -> names to take out.
 local names_put, names_out, names_changed = {}, {}, false
 
+-- kind -> ends of its generations in order, as this call knows them; read when first needed.
+local generations = {}
+
+function units_of(kind)
+  local units = generations[kind]
+  if not units then
+    units = numbers(call('HGET', K.meta, kind) or '')
+    generations[kind] = units
+  end
+  return units
+end
+
+function set_units(kind, units)
+  units.changed, generations[kind], names_changed = true, units, true
+end
+
 parts.reset_names = function()
+  if next(generations) then generations = {} end
   if not names_changed then return end
   entered.keys, entered.ids, names_put, names_out, names_changed = {}, {}, {}, {}, false
 end
 
 -- Names and entries by turns that flush() writes into a generation, which is known from now on.
 function names_in(kind, unit)
-  local units = generations[kind]
+  local units = units_of(kind)
   for i = #units, 0, -1 do
     if units[i] == unit then break end
     if i == 0 then
       units = {unit, unpack(units)}
       table.sort(units)
-      generations[kind], generations_changed[kind] = units, true
+      set_units(kind, units)
     end
   end
   names_changed = true
@@ -81,7 +98,7 @@ end
 function find_names(kind, wanted)
   local entries = {}
   if #wanted == 0 then return entries end
-  local known = generations[kind]
+  local known = units_of(kind)
   for g = #known, 1, -1 do
     local stored = call('HMGET', generation_key(kind, known[g]), unpack(wanted))
     for i = 1, #wanted do
@@ -103,7 +120,7 @@ end
 -- Enters a job's key anew, in place of whatever is known of it.
 function move_key(job, ends, state)
   local name, unit = key_of(body_of(job)), generation_of(ends, policy.idempotency_window_ms)
-  for _, known in ipairs(generations.keys) do
+  for _, known in ipairs(units_of('keys')) do
     if known ~= unit then
       local list = list_in(names_out, generation_key('keys', known))
       list[#list + 1] = name
@@ -127,8 +144,11 @@ end
 
 parts.flush_names = function()
   if not names_changed then return end
-  each('HDEL', names_out)
-  each('HSET', names_put)
+  for key, args in next, names_out do in_pieces('HDEL', key, args) end
+  for key, args in next, names_put do in_pieces('HSET', key, args) end
+  for kind, units in next, generations do
+    if units.changed then call('HSET', K.meta, kind, table.concat(units, ' ')) end
+  end
 end
 
 end

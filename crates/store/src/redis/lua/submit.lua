@@ -27,7 +27,7 @@ local function depth()
 end
 
 local function keys_held()
-  local n, units = 0, generations.keys
+  local n, units = 0, units_of('keys')
   for i = 1, #units do n = n + call('HLEN', generation_key('keys', units[i])) end
   return n
 end

@@ -99,7 +99,11 @@ end
 local function trim_history()
   local trimmed = 0
   for state = SUCCEEDED, EXPIRED do
-    if state ~= DEAD then trimmed = trimmed + noted(trim(state, limit)) end
+    if state ~= DEAD then
+      local key = K.history[state]
+      local size = state == SUCCEEDED and call('LLEN', key) - record[STALE + 2] or call('ZCARD', key)
+      trimmed = trimmed + noted(trim(state, limit, size))
+    end
   end
   return trimmed
 end
@@ -107,7 +111,7 @@ end
 -- Looks through a part of the oldest generation if its end has passed: keys of jobs that live move on, and at the end the
 -- rest is dropped. Answers how many names were forgotten.
 local function forget(kind)
-  local unit = generations[kind][1]
+  local unit = units_of(kind)[1]
   if not unit or unit * UNIT_MS > NOW then return 0 end
   local key, cursor_field = generation_key(kind, unit), 'looked:' .. kind
   if kind == 'keys' then
@@ -131,8 +135,8 @@ local function forget(kind)
   end
   local forgotten = call('HLEN', key)
   call('UNLINK', key)
-  generations[kind], generations_changed[kind] = {unpack(generations[kind], 2)}, true
-  local next_unit = generations[kind][1]
+  set_units(kind, {unpack(units_of(kind), 2)})
+  local next_unit = units_of(kind)[1]
   more = more or (next_unit ~= nil and next_unit * UNIT_MS <= NOW)
   step()
   return forgotten
