@@ -1,5 +1,6 @@
 //! Speed, measured side by side with something everybody knows, so that figures of different machines compare.
 
+mod stalls;
 pub mod store;
 
 use serde_json::{Map, Value};
@@ -28,7 +29,8 @@ impl Figures {
         let median = |(name, _): &(String, Vec<f64>)| {
             (
                 name.clone(),
-                Value::from(self.median(name).unwrap_or_default().round()),
+                // Three digits are enough for a time in ms, and all of a rate.
+                Value::from((self.median(name).unwrap_or_default() * 1e3).round() / 1e3),
             )
         };
         self.0.iter().map(median).collect::<Map<_, _>>().into()
@@ -41,6 +43,11 @@ impl Figures {
             let median = self.median(name).unwrap_or_default();
             let low = values.iter().copied().fold(f64::INFINITY, f64::min);
             let high = values.iter().copied().fold(0.0, f64::max);
+            // Times are no rates: small, and not to be compared.
+            if name.ends_with("_ms") {
+                println!("{name:<32}{median:>12.2}   [{low:.2} .. {high:.2}]");
+                continue;
+            }
             println!(
                 "{name:<32}{median:>12.0}   [{low:.0} .. {high:.0}]   x{:.2}",
                 median / base

@@ -1,7 +1,8 @@
 //! `cargo xtask bench store`: whole lifecycles a second, beside what one Redis does with plain SETs.
 //!
 //! A lifecycle is a submit with an idempotency key, a lease under a cap and a fenced settle, each in batches of `b`;
-//! payloads have 200 bytes. The keys of earlier jobs stay remembered, as they would in production.
+//! payloads have 200 bytes. Before anything is measured the store remembers [`Options::keys`] keys of earlier jobs, as it
+//! would in production, and those of the measured jobs join them.
 
 use std::{
     process::Command,
@@ -12,20 +13,22 @@ use std::{
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use tidegate_protocol::domain::{
-    Cap, Incarnation, JobId, LeaseRef, NewJob, Outcome, Policy, QueueName, ResourceCost, Session, Settlement,
-    Version,
+    Cap, Incarnation, JobId, LeaseRef, NewJob, Outcome, PayloadHash, Policy, QueueName, ResourceCost,
+    Session, Settlement, Version,
 };
 use tidegate_store::{CapOrder, JobStore, LeaseRequest, OpenOptions, QueueRecord, SettleItem, Want, open};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::Figures;
+use super::{Figures, stalls};
 use crate::{Redis, RedisOptions, Sandbox};
 
 pub struct Options {
     pub rounds: usize,
     pub seconds: f64,
     pub backlog: usize,
+    /// Keys remembered before.
+    pub keys: usize,
     /// Jobs queued to measure their bytes.
     pub queued: usize,
     /// Names of figures; empty = all.
@@ -33,7 +36,7 @@ pub struct Options {
 }
 
 impl Options {
-    fn wants(&self, name: &str) -> bool {
+    pub(super) fn wants(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| only == name)
     }
 }
@@ -44,6 +47,7 @@ impl Default for Options {
             rounds: 3,
             seconds: 4.0,
             backlog: 500_000,
+            keys: 1_000_000,
             queued: 1_000_000,
             only: Vec::new(),
         }
@@ -65,6 +69,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Figures> {
         sqlite(options, &mut figures).await?;
     }
     bytes_per_job(options, &mut figures).await?;
+    stalls::run(options, &mut figures).await?;
     Ok(figures)
 }
 
@@ -74,6 +79,12 @@ async fn redis(options: &Options, figures: &mut Figures) -> anyhow::Result<()> {
     figures.add("redis_set_p1", redis_set(plain.port())?);
     let store = open(&plain.url(), &OpenOptions::default()).await?;
     prepare(&store).await?;
+    remember(
+        &store,
+        options,
+        &["lifecycle_b1", "lifecycle_b64", "lifecycle_b64_backlog500k"],
+    )
+    .await?;
     measure(&store, options, figures, "lifecycle_b1", 1).await?;
     measure(&store, options, figures, "lifecycle_b64", 64).await?;
     if options.wants("lifecycle_b64_backlog500k") {
@@ -85,6 +96,7 @@ async fn redis(options: &Options, figures: &mut Figures) -> anyhow::Result<()> {
     let durable = Redis::start(&sandbox, RedisOptions::default()).await;
     let store = open(&durable.url(), &OpenOptions::default()).await?;
     prepare(&store).await?;
+    remember(&store, options, &["lifecycle_b64_everysec"]).await?;
     measure(&store, options, figures, "lifecycle_b64_everysec", 64).await?;
     store.close().await;
     Ok(())
@@ -101,6 +113,18 @@ async fn sqlite(options: &Options, figures: &mut Figures) -> anyhow::Result<()> 
         measure(&store, options, figures, "sqlite_backlog500k", 256).await?;
     }
     store.close().await;
+    Ok(())
+}
+
+/// Leaves so many keys of earlier jobs behind, if one of `figures` is wanted.
+async fn remember(store: &Arc<dyn JobStore>, options: &Options, figures: &[&str]) -> anyhow::Result<()> {
+    if !figures.iter().any(|name| options.wants(name)) {
+        return Ok(());
+    }
+    let mut left = options.keys;
+    while left > 0 {
+        left = left.saturating_sub(round(&**store, 500).await?);
+    }
     Ok(())
 }
 
@@ -160,12 +184,12 @@ fn redis_set(port: u16) -> anyhow::Result<f64> {
     Ok(rate.trim_matches('"').parse()?)
 }
 
-fn queue() -> QueueName {
+pub(super) fn queue() -> QueueName {
     QUEUE.parse().expect("a valid name")
 }
 
 /// A queue that costs a resource, so that every lease is under a cap.
-async fn prepare(store: &Arc<dyn JobStore>) -> anyhow::Result<()> {
+pub(super) async fn prepare(store: &Arc<dyn JobStore>) -> anyhow::Result<()> {
     let costs = vec![ResourceCost {
         resource: "pg-main".into(),
         units: 1,
@@ -196,8 +220,7 @@ async fn prepare(store: &Arc<dyn JobStore>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn jobs(n: usize) -> Vec<NewJob> {
-    let payload = Bytes::from(vec![b'x'; PAYLOAD_BYTES]);
+pub(super) fn jobs(n: usize) -> Vec<NewJob> {
     let job = |_| {
         let local = Uuid::now_v7();
         let id = JobId {
@@ -205,16 +228,22 @@ fn jobs(n: usize) -> Vec<NewJob> {
             shard: 0,
             local,
         };
-        let idempotency_key = Some(format!("order-{}", &local.simple().to_string()[16..]));
+        let unique = local.simple().to_string();
+        let idempotency_key = Some(format!("order-{}", &unique[16..]));
+        // Jobs differ in their payloads: stores and interpreters treat equal texts in ways of their own.
+        let payload: Bytes = unique.bytes().cycle().take(PAYLOAD_BYTES).collect();
+        let mut payload_hash = PayloadHash::default();
+        payload_hash.copy_from_slice(&local.as_bytes()[4..]);
         NewJob {
             idempotency_key,
-            ..NewJob::new(id, payload.clone())
+            payload_hash,
+            ..NewJob::new(id, payload)
         }
     };
     (0..n).map(job).collect()
 }
 
-async fn fill(store: &Arc<dyn JobStore>, n: usize) -> anyhow::Result<()> {
+pub(super) async fn fill(store: &Arc<dyn JobStore>, n: usize) -> anyhow::Result<()> {
     for _ in 0..n.div_ceil(1_000) {
         for answer in store.submit(jobs(1_000)).await {
             answer?;
@@ -249,7 +278,7 @@ async fn lifecycles(
     Ok(done as f64 / started.elapsed().as_secs_f64())
 }
 
-async fn round(store: &dyn JobStore, batch: usize) -> anyhow::Result<usize> {
+pub(super) async fn round(store: &dyn JobStore, batch: usize) -> anyhow::Result<usize> {
     for answer in store.submit(jobs(batch)).await {
         answer?;
     }

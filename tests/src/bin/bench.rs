@@ -26,6 +26,9 @@ enum What {
         /// Length of each measurement
         #[arg(long, default_value_t = 4.0)]
         seconds: f64,
+        /// Idempotency keys remembered before
+        #[arg(long, default_value_t = 1_000_000)]
+        keys: usize,
         /// Measure these figures only
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
@@ -37,11 +40,13 @@ async fn run(args: Args) -> anyhow::Result<()> {
         json,
         rounds,
         seconds,
+        keys,
         only,
     } = args.what;
     let options = bench::store::Options {
         rounds,
         seconds,
+        keys,
         only,
         ..bench::store::Options::default()
     };

@@ -22,11 +22,14 @@ use tidegate_tests::{Redis, Sandbox};
 use crate::fixture::{Fixture, Worker, clock, hash, lease_of, queue, redis_server};
 
 const STEPS: usize = 120;
-const SEQUENCES: u64 = 40;
+const SEQUENCES: u64 = 1_000;
+/// Worlds at once, each with a Redis of its own.
+const LANES: u64 = 2;
 const QUEUES: [&str; 2] = ["free", "costly"];
 
 /// What a sequence has learned so far, from answers that were equal in all stores.
 struct World {
+    seed: u64,
     rng: Rng,
     stores: Vec<(&'static str, Fixture)>,
     ids: Vec<JobId>,
@@ -47,19 +50,21 @@ macro_rules! same {
             let answer = $call.await;
             match &first {
                 None => first = Some(answer),
-                Some(expected) => demand_equal(name, expected, &answer, &$world.trace),
+                Some(expected) => demand_equal(name, expected, &answer, $world.seed, &$world.trace),
             }
         }
         first.expect("at least one store")
     }};
 }
 
-fn demand_equal<T: Debug>(name: &str, expected: &T, answer: &T, trace: &[String]) {
+fn demand_equal<T: Debug>(name: &str, expected: &T, answer: &T, seed: u64, trace: &[String]) {
     let (expected, answer) = (format!("{expected:#?}"), format!("{answer:#?}"));
     if expected != answer {
         let tail = trace[trace.len().saturating_sub(15)..].join("\n  ");
         let differing = differing_lines(&expected, &answer);
-        panic!("{name} disagrees with memory\n{differing}\nlast operations:\n  {tail}");
+        panic!(
+            "{name} disagrees with memory; replay with TIDEGATE_TEST_SEED={seed}\n{differing}\nlast operations:\n  {tail}"
+        );
     }
 }
 
@@ -77,25 +82,39 @@ fn differing_lines(expected: &str, answer: &str) -> String {
     format!("memory: {}\nother: {}", around(&a), around(&b))
 }
 
-#[tokio::test]
-async fn all_stores_agree_on_random_sequences() {
+#[test]
+fn all_stores_agree_on_random_sequences() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seeds = match number("TIDEGATE_TEST_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("TIDEGATE_TEST_SEQUENCES").unwrap_or(SEQUENCES),
-    };
-    let sandbox = Sandbox::new();
-    let server = redis_server(&sandbox).await;
-    for seed in seeds {
-        println!("replay with TIDEGATE_TEST_SEED={seed}");
-        let mut world = World::new(seed, &server).await;
-        for _ in 0..STEPS {
-            world.step().await;
-        }
-        world.compare_all().await;
-        world.reopen().await;
-        world.compare_all().await;
+    if let Some(seed) = number("TIDEGATE_TEST_SEED") {
+        return run_all(vec![seed]);
     }
+    let sequences = number("TIDEGATE_TEST_SEQUENCES").unwrap_or(SEQUENCES);
+    std::thread::scope(|scope| {
+        for lane in 0..LANES {
+            scope.spawn(move || run_all((0..sequences).filter(|seed| seed % LANES == lane).collect()));
+        }
+    });
+}
+
+fn run_all(seeds: Vec<u64>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let sandbox = Sandbox::new();
+        let server = redis_server(&sandbox).await;
+        for seed in seeds {
+            run_one(seed, &server).await;
+        }
+    });
+}
+
+async fn run_one(seed: u64, server: &Redis<'_>) {
+    let mut world = World::new(seed, server).await;
+    for _ in 0..STEPS {
+        world.step().await;
+    }
+    world.compare_all().await;
+    world.reopen().await;
+    world.compare_all().await;
 }
 
 impl World {
@@ -109,6 +128,7 @@ impl World {
         let workers = (1..=4).map(Worker::new).collect();
         let rng = Rng::with_seed(seed);
         Self {
+            seed,
             rng,
             stores,
             ids: vec![],
@@ -371,6 +391,7 @@ impl World {
         let mut policy = Policy {
             max_depth: self.rng.u64(5..60),
             max_keys: 100,
+            idempotency_window_ms: *self.rng.choice(&[86_400_000, 600_000, 3_000]).unwrap(),
             keep_finished: *self.rng.choice(&[0, 1, 2, 3, 16]).unwrap(),
             retry: Retry {
                 max_attempts: self.rng.u32(1..4),

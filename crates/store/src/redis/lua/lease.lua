@@ -36,7 +36,7 @@ local function read_wants()
     local session = sub(ARGV[i], 1, 16)
     local want = {
       ids = ARGV[i], session = session, incarnation = sub(ARGV[i], 17, 32), room = tonumber(ARGV[i + 1]),
-      set = session_set(session), at = #wants,
+      leases = members_of(set_add, session_set(session)), at = #wants,
     }
     wants[#wants + 1] = want
     wanted = wanted + want.room
@@ -45,6 +45,7 @@ local function read_wants()
 end
 
 local function take_want()
+  if #wants == 1 then return wants[1] end
   while wants[next_want].room == 0 do next_want = next_want % #wants + 1 end
   local want = wants[next_want]
   want.room, next_want = want.room - 1, next_want % #wants + 1
@@ -73,6 +74,7 @@ local function head_of(want, body, fence)
 end
 
 -- The beginning of the first lane, as far as jobs without a head stand there; many at a time. Answers how many it dealt.
+-- It is the first that a call does.
 local function lease_fresh(most)
   local entries = call('LRANGE', K.ready[0], 0, most - 1)
   local n = 0
@@ -85,13 +87,14 @@ local function lease_fresh(most)
     local bodies = read_bodies(ids)
     for i = 1, #ids do
       local id, body, want = ids[i], bodies[i], take_want()
-      local head, entry = head_of(want, body, fence), id .. fence
-      local h, l = #heads_put, #leases
-      heads_put[h + 1], heads_put[h + 2], leases[l + 1], leases[l + 2] = id, head, until_text, entry
-      put(set_add, want.set, entry)
-      grant(want, id, head, body)
+      local head, entry, at = head_of(want, body, fence), id .. fence, 2 * dealt
+      heads_put[at + 1], heads_put[at + 2], leases[at + 1], leases[at + 2] = id, head, until_text, entry
+      local held = want.leases
+      held[#held + 1] = entry
+      at = 2 * at + 3
+      answer[at + 1], answer[at + 2], answer[at + 3], answer[at + 4] = want.at, id, head, body
+      dealt = dealt + 1
     end
-    dealt = dealt + #ids
     if bytes_read > BYTES_MAX then
       tired = true
       break

@@ -24,7 +24,8 @@ local function success_of(head, now)
   return {
     start = SUCCEEDED_START .. sub(head, 3, 4) .. no_reason .. spack('>I4', attempts + 1) .. sub(head, 11, 14)
       .. no_releases .. sub(head, 19, 58) .. now .. fence .. sub(head, 75, 126) .. no_error,
-    fence = fence, leases = K.leases[byte(head, 3)], session = session_set(sub(head, 79, 94)),
+    fence = fence, leases = members_of(sorted_remove, K.leases[byte(head, 3)]),
+    held = members_of(set_remove, session_set(sub(head, 79, 94))),
   }
 end
 
@@ -46,7 +47,7 @@ end
 -- Some of the items. Most jobs succeed, and are all alike then; the others are changed one by one.
 local function settle_some(first, last, answers)
   local ids, new_heads, common = {}, {}, 0
-  for i = first, last do ids[#ids + 1] = sub(ARGV[i], 1, 16) end
+  for i = first, last do ids[i - first + 1] = sub(ARGV[i], 1, 16) end
   local heads, successes, now = call('HMGET', K.heads, unpack(ids)), {}, spack('>I8', NOW)
   for i = 1, #ids do
     local item, id, head = ARGV[first + i - 1], ids[i], heads[i]
@@ -59,10 +60,10 @@ local function settle_some(first, last, answers)
       end
     end
     if success and sub(item, 17, PLAIN_BYTES) == success.fence then
-      local member, n, new_head = plain and item or sub(item, 1, PLAIN_BYTES), #heads_put, success.start
+      local member, new_head = plain and item or sub(item, 1, PLAIN_BYTES), success.start
       if not plain then new_head = new_head .. sub(item, TEXT_AT) end
-      put(sorted_remove, success.leases, member)
-      put(set_remove, success.session, member)
+      local leases, held, n = success.leases, success.held, 2 * common
+      leases[#leases + 1], held[#held + 1] = member, member
       heads_put[n + 1], heads_put[n + 2], new_heads[id] = id, new_head, new_head
       succeeded[#succeeded + 1], answers[first + i - 2], common = id, SUCCEEDED, common + 1
     else

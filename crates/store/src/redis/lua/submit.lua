@@ -85,10 +85,10 @@ local function remember(names, name, entry)
   local list = names.list
   if not list then
     list = names_in(names.kind, names.unit)
-    names.list = list
+    names.list, names.n = list, 0
   end
-  local n, stamped = #list, entry .. names.stamp
-  list[n + 1], list[n + 2], names.ours[name] = name, stamped, stamped
+  local n, stamped = names.n, entry .. names.stamp
+  list[n + 1], list[n + 2], names.ours[name], names.n = name, stamped, stamped, n + 2
 end
 
 made.submit = function()
@@ -115,7 +115,7 @@ made.submit = function()
     else
       if name ~= '' then remember(names, name, entry) end
       if is_keyed and is_new then keys_room = keys_room - 1 end
-      local body, m = (is_keyed and keyed_start or plain_start) .. rest, #bodies_put
+      local body, m = (is_keyed and keyed_start or plain_start) .. rest, 2 * entered_n
       bodies_put[m + 1], bodies_put[m + 2], entering[id], has_entered = id, body, body, true
       if is_plain then
         ready[#ready + 1], answers[i] = id, READY
