@@ -21,12 +21,14 @@ use crate::{
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// A quiet queue is swept each this many rounds: only history and keys have to go.
 const QUIET_ROUNDS: u64 = 10;
-/// The list of queues and their numbers are read each this many rounds.
-const LOOK_ROUNDS: u64 = 4;
+/// The list of queues and their numbers are read this often.
+const LOOK_INTERVAL_MS: u64 = 2_000;
 /// Items of each kind that one sweep of one queue works off; keeps a script of Redis within its 5 ms.
 const SWEEP_LIMIT: u32 = 1_000;
-/// Sweeps in a row without a pause when there is more: then submits and leases get their turn.
+/// Sweeps in a row without a pause when there is more: then submits and leases get their turn ...
 const SWEEPS_IN_A_ROW: u32 = 20;
+/// ... for this long: what is due is late already.
+const SWEEP_PAUSE: Duration = Duration::from_millis(5);
 /// Queues in one call of the store.
 const QUEUES_PER_CALL: usize = 100;
 /// A pulse that takes longer is given up: the next one must not wait behind it.
@@ -78,21 +80,25 @@ impl Janitor {
     /// Sweeps until `stop`. A round that has begun is finished.
     pub async fn sweep(self, stop: CancellationToken) {
         let mut round = 0;
+        let mut look_at = 0;
         loop {
-            if round % LOOK_ROUNDS == 0 {
+            if self.condition.at() >= look_at {
+                look_at = self.condition.at() + LOOK_INTERVAL_MS;
                 self.look().await;
             }
+            let mut more = true;
             for _ in 0..SWEEPS_IN_A_ROW {
-                let more = self.sweep_once(round % QUIET_ROUNDS == 0).await;
+                more = more && self.sweep_once(round % QUIET_ROUNDS == 0).await;
                 if !more || stop.is_cancelled() {
                     break;
                 }
             }
-            round += 1;
+            let pause = if more { SWEEP_PAUSE } else { SWEEP_INTERVAL };
+            round += u64::from(!more);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = sleep(SWEEP_INTERVAL) => {}
+                () = sleep(pause) => {}
             }
         }
     }

@@ -97,7 +97,10 @@ fn all_stores_agree_on_random_sequences() {
 }
 
 fn run_all(seeds: Vec<u64>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let sandbox = Sandbox::new();
         let server = redis_server(&sandbox).await;
@@ -279,7 +282,8 @@ impl World {
             // A lowered cap may leave more running than it allows; then nothing new is granted on top.
             assert!(
                 slots <= u64::from(cap).max(slots_before),
-                "{slots} slots, {slots_before} before, cap {cap}"
+                "{slots} slots, {slots_before} before, cap {cap}; replay with TIDEGATE_TEST_SEED={}",
+                self.seed
             );
         }
         for grant in answers.into_iter().flatten().flat_map(|grants| grants.grants) {
