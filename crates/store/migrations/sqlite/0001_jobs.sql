@@ -9,9 +9,14 @@ CREATE TABLE store (
 
 -- record: policy, cap, pause and hold as JSON.
 CREATE TABLE queues (
-    id              INTEGER PRIMARY KEY,
-    name            TEXT    NOT NULL UNIQUE,
-    record          TEXT    NOT NULL,
+    id     INTEGER PRIMARY KEY,
+    name   TEXT    NOT NULL UNIQUE,
+    record TEXT    NOT NULL
+);
+
+-- What nearly every commit changes of a queue.
+CREATE TABLE counters (
+    queue           INTEGER PRIMARY KEY,
     turn            INTEGER NOT NULL,
     submitted_total INTEGER NOT NULL,
     succeeded_total INTEGER NOT NULL,
@@ -35,7 +40,7 @@ CREATE TABLE jobs (
     payload      BLOB    NOT NULL
 );
 
--- What has become of it since.
+-- What has become of it since. holder: session and incarnation of its lease. Empty texts are NULL.
 CREATE TABLE progress (
     job             INTEGER PRIMARY KEY,
     state           INTEGER NOT NULL,
@@ -50,14 +55,13 @@ CREATE TABLE progress (
     ran_ms          INTEGER NOT NULL,
     deadline_ms     INTEGER NOT NULL,
     finished_ms     INTEGER NOT NULL,
-    session         BLOB,
-    incarnation     BLOB,
+    holder          BLOB,
     until_ms        INTEGER,
     settled_fence   INTEGER,
     settled_outcome INTEGER,
-    error           TEXT    NOT NULL,
-    reason          TEXT    NOT NULL,
-    result          BLOB    NOT NULL
+    error           TEXT,
+    reason          TEXT,
+    result          BLOB
 );
 
 -- Slots that stay counted although their lease is nobody's any more.

@@ -1,62 +1,95 @@
 //! After an owner that died: is the file whole? Looked at in the background, because the store can go on meanwhile (the
 //! write-ahead log recovers by itself; what this finds is a disk or a file system that lied).
 
-use std::{path::Path, sync::Arc, thread::JoinHandle};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use rusqlite::{Connection, ErrorCode, InterruptHandle, OpenFlags};
+use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::watch;
 
 use super::{
-    journal::thread,
+    fault::Fault,
+    plain,
     writer::{Progress, Shared},
 };
 use crate::StoreError;
 
-/// Starts the check on a connection of its own; its handle and how to stop it.
-///
-/// # Errors
-/// There is no connection or thread to be had.
-pub(super) fn start(
-    path: &Path,
+/// Steps of SQLite's machine between two looks at whether the check is to stop: a millisecond or less.
+const STEPS_BETWEEN_LOOKS: i32 = 10_000;
+
+/// A check on a connection of its own, ready to run.
+pub(super) struct Checkup {
+    connection: SqliteConnection,
+    file: String,
     shared: Arc<Shared>,
     report: Arc<watch::Sender<Progress>>,
-) -> anyhow::Result<(JoinHandle<()>, InterruptHandle)> {
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    let interrupt = connection.get_interrupt_handle();
-    let file = path.display().to_string();
-    let check = move || match quick_check(&connection) {
-        Ok(None) => {
-            tracing::info!(
-                file,
-                "the last owner of the embedded store died; its file is whole"
-            );
-            shared.checked();
+}
+
+impl Checkup {
+    /// `stop` ends it early.
+    pub async fn new(
+        path: &Path,
+        stop: Arc<AtomicBool>,
+        shared: Arc<Shared>,
+        report: Arc<watch::Sender<Progress>>,
+    ) -> sqlx::Result<Self> {
+        let mut connection = SqliteConnection::connect_with(&plain(path).read_only(true)).await?;
+        let goes_on = move || !stop.load(Ordering::Relaxed);
+        connection
+            .lock_handle()
+            .await?
+            .set_progress_handler(STEPS_BETWEEN_LOOKS, goes_on);
+        Ok(Self {
+            connection,
+            file: path.display().to_string(),
+            shared,
+            report,
+        })
+    }
+
+    pub async fn run(mut self) {
+        let file = &self.file;
+        match quick_check(&mut self.connection).await {
+            Ok(None) => {
+                tracing::info!(
+                    file,
+                    "the last owner of the embedded store died; its file is whole"
+                );
+                self.shared.checked();
+            }
+            Ok(Some(damage)) => self.condemn(&damage),
+            Err(error) => match Fault::of(&error) {
+                Fault::Interrupted => {}
+                Fault::Damaged | Fault::NotADatabase => self.condemn(&error.to_string()),
+                _ => {
+                    tracing::warn!(%error, file, "the embedded store could not be checked; tried again at the next start");
+                }
+            },
         }
-        Ok(Some(damage)) => condemn(&report, &file, &damage),
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {}
-        Err(error) => match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-                condemn(&report, &file, &error.to_string());
-            }
-            _ => {
-                tracing::warn!(%error, file, "the embedded store could not be checked; tried again at the next start")
-            }
-        },
-    };
-    Ok((thread("tidegate-checkup", check)?, interrupt))
+        self.connection.close().await.ok();
+    }
+
+    fn condemn(&self, damage: &str) {
+        let file = &self.file;
+        let todo = format!(
+            "{file} is damaged: stop this process, then restore a copy, or save what can be read with \
+             `sqlite3 {file} .recover | sqlite3 NEW_FILE`"
+        );
+        tracing::error!(damage, "{todo}; until then every write is refused");
+        let corrupt = StoreError::Corrupt(format!("{todo} ({damage})"));
+        self.report
+            .send_modify(|progress| progress.corrupt = Some(corrupt));
+    }
 }
 
 /// The first damage, if there is any.
-fn quick_check(connection: &Connection) -> rusqlite::Result<Option<String>> {
-    let first: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+async fn quick_check(connection: &mut SqliteConnection) -> sqlx::Result<Option<String>> {
+    let check = sqlx::query_scalar("PRAGMA quick_check(1)");
+    let first: String = check.fetch_one(connection).await?;
     Ok((first != "ok").then_some(first))
-}
-
-fn condemn(report: &watch::Sender<Progress>, file: &str, damage: &str) {
-    let todo = format!(
-        "{file} is damaged: stop this process, then restore a copy, or save what can be read with \
-         `sqlite3 {file} .recover | sqlite3 NEW_FILE`"
-    );
-    tracing::error!(damage, "{todo}; until then every write is refused");
-    report.send_modify(|progress| progress.corrupt = Some(StoreError::Corrupt(format!("{todo} ({damage})"))));
 }

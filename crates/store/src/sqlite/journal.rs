@@ -1,22 +1,22 @@
 //! The journal of the embedded store: hands changes to the writer and tells how far it is.
 
 use std::{
+    io,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
 };
 
 use async_trait::async_trait;
-use rusqlite::{Connection, InterruptHandle};
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
-    checkup,
-    load::Identity,
-    lock::FileLock,
-    reserve::Reserve,
-    writer::{Progress, Shared, Writer},
+    checkup::Checkup,
+    writer::{OpenFile, Progress, Shared, Writer},
 };
 use crate::{
     Durability, StoreError, StoreResult,
@@ -30,24 +30,18 @@ const WATERMARK_STEP_MS: u64 = 5_000;
 pub struct FileJournal {
     shared: Arc<Shared>,
     progress: watch::Receiver<Progress>,
-    threads: Mutex<Threads>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    stop_checkup: Arc<AtomicBool>,
     incarnation: String,
     run_id: String,
-}
-
-#[derive(Default)]
-struct Threads {
-    writer: Option<JoinHandle<()>>,
-    checkup: Option<(JoinHandle<()>, InterruptHandle)>,
 }
 
 /// An opened file, and what is known about it.
 pub(super) struct Opened {
     pub path: PathBuf,
-    pub connection: Connection,
-    pub lock: FileLock,
-    pub identity: Identity,
-    pub reserve: Reserve,
+    pub file: OpenFile,
+    pub incarnation: String,
+    pub watermark_ms: u64,
     /// The last owner closed it.
     pub was_closed: bool,
 }
@@ -55,48 +49,49 @@ pub(super) struct Opened {
 impl FileJournal {
     /// # Errors
     /// A thread or a second connection cannot be had.
-    pub(super) fn start(opened: Opened) -> anyhow::Result<Self> {
-        let shared = Arc::new(Shared::new(opened.identity.watermark_ms, !opened.was_closed));
+    pub(super) async fn start(opened: Opened) -> anyhow::Result<Self> {
+        let shared = Arc::new(Shared::new(opened.watermark_ms, !opened.was_closed));
         let (report, progress) = watch::channel(Progress::default());
         let report = Arc::new(report);
-        let incarnation = opened.identity.incarnation.clone();
-        let mut threads = Threads::default();
+        let stop_checkup = Arc::new(AtomicBool::new(false));
+        let mut threads = Vec::new();
         if !opened.was_closed {
-            threads.checkup = Some(checkup::start(&opened.path, shared.clone(), report.clone())?);
+            let stop = stop_checkup.clone();
+            let checkup = Checkup::new(&opened.path, stop, shared.clone(), report.clone()).await?;
+            threads.push(thread("tidegate-checkup", checkup.run())?);
         }
-        let writer = Writer::new(opened, shared.clone(), report);
-        threads.writer = Some(thread("tidegate-store", move || writer.run())?);
+        let writer = Writer::new(opened.file, shared.clone(), report);
+        threads.push(thread("tidegate-store", writer.run())?);
         Ok(Self {
             shared,
             progress,
             threads: Mutex::new(threads),
-            incarnation,
+            stop_checkup,
+            incarnation: opened.incarnation,
             run_id: Uuid::new_v4().simple().to_string(),
         })
     }
 
-    fn take_threads(&self) -> Threads {
+    fn take_threads(&self) -> Vec<JoinHandle<()>> {
+        self.stop_checkup.store(true, Ordering::Relaxed);
         std::mem::take(&mut *self.threads.lock().expect("nothing panics under this lock"))
     }
 }
 
-/// A thread that the journal joins.
-pub(super) fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(run)
+/// A thread that the journal joins, for one task: among the tasks of the caller's runtime a commit would wait, at each
+/// of its steps, for everybody else's work.
+fn thread(name: &str, task: impl Future<Output = ()> + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()?;
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(move || runtime.block_on(task))
 }
 
-impl Threads {
-    fn join(self) {
-        if let Some((checkup, interrupt)) = self.checkup {
-            interrupt.interrupt();
-            if checkup.join().is_err() {
-                tracing::error!("the check of the embedded store did not end well");
-            }
-        }
-        if let Some(writer) = self.writer
-            && writer.join().is_err()
-        {
-            tracing::error!("the embedded store's writer did not end well");
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        if thread.join().is_err() {
+            tracing::error!("a thread of the embedded store did not end well");
         }
     }
 }
@@ -105,7 +100,7 @@ impl Drop for FileJournal {
     /// Without [`Journal::close`] nothing more is written, as if the process had died; but the file is free afterwards.
     fn drop(&mut self) {
         self.shared.abandon();
-        self.take_threads().join();
+        join(self.take_threads());
     }
 }
 
@@ -168,7 +163,7 @@ impl Journal for FileJournal {
     async fn close(&self) {
         self.shared.close();
         let threads = self.take_threads();
-        if let Err(error) = tokio::task::spawn_blocking(move || threads.join()).await {
+        if let Err(error) = tokio::task::spawn_blocking(move || join(threads)).await {
             tracing::error!(%error, "closing the embedded store");
         }
     }

@@ -1,17 +1,15 @@
 //! Rebuilds the state from the file, once, at start.
 
-use std::{
-    collections::HashMap,
-    sync::mpsc::{self, SyncSender},
-    thread,
-};
+use std::collections::HashMap;
 
 use anyhow::{Context as _, anyhow};
-use rusqlite::{Connection, OptionalExtension as _};
+use futures_util::TryStreamExt as _;
+use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 use tidegate_protocol::domain::{Job, QueueName};
+use tokio::{sync::mpsc, task};
 use uuid::Uuid;
 
-use super::rows::{self, lane, split};
+use super::rows::{self, KEY_TABLES, lane, split};
 use crate::memory::{Queue, State, queue::Counters};
 
 /// What the file says about itself.
@@ -28,20 +26,21 @@ pub(super) struct Loaded {
 
 type Queues = HashMap<i64, QueueName>;
 
-/// Jobs that are handed from the reading to the indexing thread at once, and how often before it waits.
+/// Jobs that are handed from who reads to who indexes at once, and how often before the reader waits.
 const BATCH: usize = 1_000;
 const BATCHES_AHEAD: usize = 8;
 
-pub(super) fn load(connection: &Connection) -> anyhow::Result<Loaded> {
-    let incarnation = match fact(connection, "incarnation")? {
+pub(super) async fn load(connection: &mut SqliteConnection) -> anyhow::Result<Loaded> {
+    let incarnation = match fact(connection, "incarnation").await? {
         Some(known) => known,
         None => {
             let new = Uuid::new_v4().simple().to_string();
-            connection.execute("INSERT INTO store VALUES ('incarnation', ?)", [&new])?;
+            let insert = sqlx::query("INSERT INTO store VALUES ('incarnation', ?)").bind(&new);
+            insert.execute(&mut *connection).await?;
             new
         }
     };
-    let watermark = fact(connection, "watermark")?;
+    let watermark = fact(connection, "watermark").await?;
     let watermark_ms = watermark
         .map_or(Ok(0), |text| text.parse())
         .context("the watermark is no number")?;
@@ -49,11 +48,12 @@ pub(super) fn load(connection: &Connection) -> anyhow::Result<Loaded> {
         watermark_ms,
         ..State::default()
     };
-    let queues = load_queues(connection, &mut state)?;
-    load_keys(connection, &mut state, &queues, false)?;
-    load_keys(connection, &mut state, &queues, true)?;
-    load_jobs(connection, &mut state, &queues)?;
-    load_ghosts(connection, &mut state, &queues)?;
+    let queues = load_queues(connection, &mut state).await?;
+    for request in [false, true] {
+        load_keys(connection, &mut state, &queues, request).await?;
+    }
+    state = load_jobs(connection, state, &queues).await?;
+    load_ghosts(connection, &mut state, &queues).await?;
     let identity = Identity {
         incarnation,
         ids: queues.into_iter().map(|(id, name)| (name, id)).collect(),
@@ -62,27 +62,27 @@ pub(super) fn load(connection: &Connection) -> anyhow::Result<Loaded> {
     Ok(Loaded { state, identity })
 }
 
-pub(super) fn fact(connection: &Connection, name: &str) -> rusqlite::Result<Option<String>> {
-    let mut statement = connection.prepare("SELECT value FROM store WHERE name = ?")?;
-    statement.query_row([name], |row| row.get(0)).optional()
+pub(super) async fn fact(connection: &mut SqliteConnection, name: &str) -> sqlx::Result<Option<String>> {
+    let select = sqlx::query_scalar("SELECT value FROM store WHERE name = ?").bind(name);
+    select.fetch_optional(connection).await
 }
 
-fn load_queues(connection: &Connection, state: &mut State) -> anyhow::Result<Queues> {
+async fn load_queues(connection: &mut SqliteConnection, state: &mut State) -> anyhow::Result<Queues> {
     let mut queues = Queues::new();
-    let query = "SELECT id, name, record, turn, submitted_total, succeeded_total, dead_total FROM queues";
-    let mut statement = connection.prepare(query)?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let name: QueueName = row.get_ref(1)?.as_str()?.parse()?;
-        let record = rows::record_from(row.get_ref(2)?.as_str()?).with_context(|| format!("queue {name}"))?;
+    let query = "SELECT id, name, record, turn, submitted_total, succeeded_total, dead_total \
+                 FROM queues JOIN counters ON counters.queue = queues.id";
+    let mut rows = sqlx::query(query).fetch(connection);
+    while let Some(row) = rows.try_next().await? {
+        let name: QueueName = row.try_get::<&str, _>(1)?.parse()?;
+        let record = rows::record_from(row.try_get(2)?).with_context(|| format!("queue {name}"))?;
         let counters = Counters {
-            turn: lane(row.get(3)?),
-            submitted: rows::number(row, 4)?,
-            succeeded: rows::number(row, 5)?,
-            dead: rows::number(row, 6)?,
+            turn: lane(row.try_get(3)?),
+            submitted: rows::number(&row, 4)?,
+            succeeded: rows::number(&row, 5)?,
+            dead: rows::number(&row, 6)?,
         };
         state.restore_queue(name.clone(), record, counters);
-        queues.insert(row.get(0)?, name);
+        queues.insert(row.try_get(0)?, name);
     }
     Ok(queues)
 }
@@ -97,37 +97,51 @@ fn unknown(queue: i64) -> anyhow::Error {
     anyhow!("a row of the unknown queue {queue}")
 }
 
-/// Reading rows and indexing jobs take the same time: a thread each.
-fn load_jobs(connection: &Connection, state: &mut State, queues: &Queues) -> anyhow::Result<()> {
-    let (sender, receiver) = mpsc::sync_channel(BATCHES_AHEAD);
-    thread::scope(|scope| {
-        let indexing = scope.spawn(move || receiver.into_iter().try_for_each(|batch| index(batch, state)));
-        let read = read_jobs(connection, queues, sender);
-        let indexed = indexing
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        // What went wrong over there ends the reading here.
-        indexed.and(read)
-    })
+/// Reading rows and indexing jobs take the same time: they go on side by side.
+async fn load_jobs(
+    connection: &mut SqliteConnection,
+    mut state: State,
+    queues: &Queues,
+) -> anyhow::Result<State> {
+    let (sender, mut batches) = mpsc::channel(BATCHES_AHEAD);
+    let indexing = task::spawn_blocking(move || {
+        while let Some(batch) = batches.blocking_recv() {
+            index(batch, &mut state)?;
+        }
+        anyhow::Ok(state)
+    });
+    let read = read_jobs(connection, queues, sender).await;
+    // What went wrong over there ended the reading here.
+    let state = indexing
+        .await
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    read.map(|()| state)
 }
 
 /// A job, its number and its position.
 type Read = (Job, u64, Option<u64>);
 
-fn read_jobs(connection: &Connection, queues: &Queues, sender: SyncSender<Vec<Read>>) -> anyhow::Result<()> {
-    let mut statement = connection.prepare(rows::SELECT_JOBS)?;
-    let mut rows = statement.query([])?;
-    let mut batch = Vec::with_capacity(BATCH);
-    while let Some(row) = rows.next()? {
-        let (queue, number) = split(row.get(0)?);
-        let name = queues.get(&queue).ok_or_else(|| unknown(queue))?;
-        let (job, position) = rows::job(row, name.clone())?;
-        batch.push((job, number, position));
-        if batch.len() == BATCH {
-            sender.send(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)))?;
+async fn read_jobs(
+    connection: &mut SqliteConnection,
+    queues: &Queues,
+    sender: mpsc::Sender<Vec<Read>>,
+) -> anyhow::Result<()> {
+    for query in rows::select_jobs() {
+        let mut rows = sqlx::query(AssertSqlSafe(query)).fetch(&mut *connection);
+        let mut batch = Vec::with_capacity(BATCH);
+        while let Some(row) = rows.try_next().await? {
+            let (queue, number) = split(row.try_get(0)?);
+            let name = queues.get(&queue).ok_or_else(|| unknown(queue))?;
+            let (job, position) = rows::job(&row, name.clone())?;
+            batch.push((job, number, position));
+            if batch.len() == BATCH {
+                let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
+                sender.send(full).await?;
+            }
         }
+        sender.send(batch).await?;
     }
-    Ok(sender.send(batch)?)
+    Ok(())
 }
 
 fn index(batch: Vec<Read>, state: &mut State) -> anyhow::Result<()> {
@@ -139,31 +153,32 @@ fn index(batch: Vec<Read>, state: &mut State) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn load_ghosts(connection: &Connection, state: &mut State, queues: &Queues) -> anyhow::Result<()> {
-    let mut statement = connection.prepare("SELECT queue, local, fence, lane, until_ms FROM ghosts")?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let queue = queue_of(row.get(0)?, state, queues)?;
-        let slot = (rows::uuid(row, 1)?, rows::number(row, 2)?);
-        queue.restore_ghost(slot, lane(row.get(3)?), rows::number(row, 4)?);
+async fn load_ghosts(
+    connection: &mut SqliteConnection,
+    state: &mut State,
+    queues: &Queues,
+) -> anyhow::Result<()> {
+    let query = "SELECT queue, local, fence, lane, until_ms FROM ghosts";
+    let mut rows = sqlx::query(query).fetch(connection);
+    while let Some(row) = rows.try_next().await? {
+        let queue = queue_of(row.try_get(0)?, state, queues)?;
+        let slot = (rows::uuid(&row, 1)?, rows::number(&row, 2)?);
+        queue.restore_ghost(slot, lane(row.try_get(3)?), rows::number(&row, 4)?);
     }
     Ok(())
 }
 
-fn load_keys(
-    connection: &Connection,
+async fn load_keys(
+    connection: &mut SqliteConnection,
     state: &mut State,
     queues: &Queues,
     request: bool,
 ) -> anyhow::Result<()> {
-    let table = rows::key_table(request);
-    let query = format!("SELECT id, key, local, payload_hash, ended, expires_ms FROM {table}");
-    let mut statement = connection.prepare(&query)?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let (queue, number) = split(row.get(0)?);
+    let mut rows = sqlx::query(KEY_TABLES[usize::from(request)].select).fetch(connection);
+    while let Some(row) = rows.try_next().await? {
+        let (queue, number) = split(row.try_get(0)?);
         let queue = queue_of(queue, state, queues)?;
-        queue.restore_key(request, row.get_ref(1)?.as_str()?, number, rows::key(row)?);
+        queue.restore_key(request, row.try_get(1)?, number, rows::key(&row)?);
     }
     Ok(())
 }

@@ -12,12 +12,14 @@
 //! over the file.
 
 mod checkup;
+mod fault;
 mod journal;
 mod load;
 mod lock;
 mod reserve;
 mod rows;
 mod schema;
+mod statement;
 mod unclean;
 mod write;
 mod writer;
@@ -25,25 +27,33 @@ mod writer;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use rusqlite::Connection;
+use sqlx::{
+    ConnectOptions as _, Connection as _, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+};
+use tokio::task;
 
 pub use self::journal::FileJournal;
-use self::{journal::Opened, lock::FileLock, reserve::Reserve};
+use self::{fault::explain, journal::Opened, lock::FileLock, reserve::Reserve, writer::OpenFile};
 use crate::{AnchoredClock, Clock, OpenError, memory::LocalStore};
 
 /// See the [module](self).
 pub type SqliteStore = LocalStore<FileJournal>;
 
-/// Statements of a commit, prepared once.
-const STATEMENTS: usize = 32;
+/// Statements of a commit, in each size that they have.
+const STATEMENTS: usize = 64;
+/// Rows that are read ahead: each time one side waits for the other costs more than many rows.
+const ROWS_AHEAD: usize = 1_000;
+const BUSY_WAIT: Duration = Duration::from_secs(2);
 /// KiB: the ends of a few tables are all that a commit touches.
-const CACHE_KIB: i64 = 8_192;
+const CACHE_KIB: i32 = 8_192;
 /// Pages in the log before they are moved into the file, 1 MiB: a commit waits for that, a larger log for longer.
-const CHECKPOINT_PAGES: i64 = 250;
+const CHECKPOINT_PAGES: u32 = 250;
 /// A log that has grown (while the file was being checked) gives its room back down to this.
-const LOG_BYTES_MAX: i64 = 16 << 20;
+const LOG_BYTES_MAX: u32 = 16 << 20;
 
 #[derive(Clone, Default)]
 pub struct SqliteOptions {
@@ -57,66 +67,83 @@ impl LocalStore<FileJournal> {
     /// # Errors
     /// Each variant of [`OpenError`] says what to do.
     pub async fn open(path: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
-        let path = path.to_owned();
-        let opening = tokio::task::spawn_blocking(move || open_blocking(&path, options));
-        opening
-            .await
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        let (lock, mut reserve) = take(path).await?;
+        schema::prepare(path).await?;
+        let connected = SqliteConnection::connect_with(&options_of(path)).await;
+        let mut connection = connected.map_err(|error| explain(path, &error))?;
+        let was_closed = match begin(path, &mut connection).await {
+            // The first writes after a start need room like any other.
+            Err(OpenError::Io { .. }) if reserve.release() => begin(path, &mut connection).await?,
+            begun => begun?,
+        };
+        let loaded = load::load(&mut connection).await;
+        let loaded = loaded.map_err(|error| match error.downcast_ref::<sqlx::Error>() {
+            Some(error @ sqlx::Error::Database(_)) => explain(path, error),
+            _ => OpenError::unreadable(path, &error),
+        })?;
+        let clock = options
+            .clock
+            .unwrap_or_else(|| Arc::new(AnchoredClock::starting_at_least(loaded.state.watermark_ms)));
+        let opened = Opened {
+            path: path.to_owned(),
+            watermark_ms: loaded.identity.watermark_ms,
+            incarnation: loaded.identity.incarnation,
+            was_closed,
+            file: OpenFile {
+                connection,
+                ids: loaded.identity.ids,
+                reserve,
+                _lock: lock,
+            },
+        };
+        let journal = FileJournal::start(opened).await;
+        let journal = journal.map_err(|error| OpenError::unreadable(path, &error))?;
+        Ok(Self::new(clock, loaded.state, journal))
     }
 }
 
-fn open_blocking(path: &Path, options: SqliteOptions) -> Result<SqliteStore, OpenError> {
-    if path.is_dir() {
-        return Err(OpenError::NotAStore {
-            path: path.to_owned(),
-            why: "it is a folder".to_owned(),
-        });
-    }
-    let lock = FileLock::take(path)?;
-    let mut reserve = Reserve::of(path);
-    schema::prepare(path)?;
-    let mut connection = connect(path).map_err(|error| schema::explain(path, &error))?;
-    let was_closed = match begin(path, &mut connection) {
-        // The first writes after a start need room like any other.
-        Err(OpenError::Io { .. }) if reserve.release() => begin(path, &mut connection)?,
-        begun => begun?,
-    };
-    let loaded = load::load(&connection).map_err(|error| match error.downcast::<rusqlite::Error>() {
-        Ok(error) => schema::explain(path, &error),
-        Err(error) => OpenError::unreadable(path, &error),
-    })?;
-    reserve.restore();
-    let clock = options
-        .clock
-        .unwrap_or_else(|| Arc::new(AnchoredClock::starting_at_least(loaded.state.watermark_ms)));
-    let opened = Opened {
-        path: path.to_owned(),
-        connection,
-        lock,
-        identity: loaded.identity,
-        reserve,
-        was_closed,
-    };
-    let journal = FileJournal::start(opened).map_err(|error| OpenError::unreadable(path, &error))?;
-    Ok(SqliteStore::new(clock, loaded.state, journal))
+/// The file, for this process alone.
+async fn take(path: &Path) -> Result<(FileLock, Reserve), OpenError> {
+    let path = path.to_owned();
+    let taking = task::spawn_blocking(move || {
+        if path.is_dir() {
+            return Err(OpenError::NotAStore {
+                path,
+                why: "it is a folder".to_owned(),
+            });
+        }
+        Ok((FileLock::take(&path)?, Reserve::of(&path)))
+    });
+    taking
+        .await
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
 /// Tables and mark; whether the last owner closed the file.
-fn begin(path: &Path, connection: &mut Connection) -> Result<bool, OpenError> {
-    schema::migrate(path, connection)?;
-    unclean::mark(connection).map_err(|error| schema::explain(path, &error))
+async fn begin(path: &Path, connection: &mut SqliteConnection) -> Result<bool, OpenError> {
+    schema::migrate(path, connection).await?;
+    let marked = unclean::mark(connection).await;
+    marked.map_err(|error| explain(path, &error))
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(path)?;
-    connection.busy_timeout(std::time::Duration::from_secs(2))?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
-    connection.pragma_update(None, "synchronous", "full")?;
-    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
-    connection.pragma_update(None, "journal_size_limit", LOG_BYTES_MAX)?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    Ok(connection)
+/// A connection as it comes: statements are not logged.
+fn plain(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .busy_timeout(BUSY_WAIT)
+        .disable_statement_logging()
+}
+
+fn options_of(path: &Path) -> SqliteConnectOptions {
+    plain(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("cache_size", (-CACHE_KIB).to_string())
+        .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string())
+        .pragma("journal_size_limit", LOG_BYTES_MAX.to_string())
+        .statement_cache_capacity(STATEMENTS)
+        .row_buffer_size(ROWS_AHEAD)
+        .thread_name(|n| format!("tidegate-store-{n}"))
 }
 
 /// `jobs.db` and `lock` make `jobs.db.lock`.

@@ -4,17 +4,20 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
-use rusqlite::{CachedStatement, Row, params};
 use serde::{Deserialize, Serialize};
+use sqlx::{Row as _, sqlite::SqliteRow};
 use tidegate_protocol::domain::{
     Cap, CapRecord, Incarnation, Job, JobId, JobState, Lane, Lease, OutcomeKind, Policy, QueueName, Session,
     Settled, Version,
 };
 use uuid::Uuid;
 
+use super::statement::{Many, Values};
 use crate::memory::{
     KeyEntry,
     journal::{Progress, Record},
+    queue::Counters,
+    slots::Slot,
 };
 
 /// Rows of one queue have numbers of their own: more queues or jobs than this leaves room for cannot be.
@@ -43,7 +46,7 @@ struct RecordRow {
     hold_until_ms: u64,
 }
 
-pub(super) fn record_text(record: &Record) -> rusqlite::Result<String> {
+fn record_text(record: &Record) -> sqlx::Result<String> {
     let cap = record.cap;
     let row = RecordRow {
         policy: (*record.policy).clone(),
@@ -73,8 +76,8 @@ pub(super) fn record_from(text: &str) -> serde_json::Result<Record> {
     })
 }
 
-fn to_json<T: Serialize>(value: &T) -> rusqlite::Result<String> {
-    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+fn to_json<T: Serialize>(value: &T) -> sqlx::Result<String> {
+    serde_json::to_string(value).map_err(|error| sqlx::Error::Encode(error.into()))
 }
 
 pub(super) fn lane(code: u8) -> Lane {
@@ -85,84 +88,127 @@ pub(super) fn lane(code: u8) -> Lane {
     }
 }
 
-pub(super) const ENTER_JOB: &str = "INSERT INTO jobs VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)";
+pub(super) static RECORDS: Many = Many::insert("INSERT OR REPLACE INTO queues", 3);
 
-pub(super) fn enter(
-    statement: &mut CachedStatement<'_>,
-    id: i64,
-    job: &Job,
-    now: &Progress,
-) -> rusqlite::Result<usize> {
-    let headers = (!job.headers.is_empty())
-        .then(|| to_json(&job.headers))
-        .transpose()?;
-    statement.execute(params![
-        id,
-        job.id.local.as_bytes(),
-        job.payload_hash,
-        job.idempotency_key,
-        headers,
-        job.traceparent,
-        job.tracestate,
-        job.want_result,
-        job.created_ms as i64,
-        now.due_ms as i64,
-        now.deadline_ms as i64,
-        now.position.map(|position| position as i64),
-        &job.payload[..],
-    ])
+pub(super) fn put_record(
+    values: &mut Values,
+    (queue, name, record): &(i64, &QueueName, &Record),
+) -> sqlx::Result<()> {
+    let text = record_text(record)?;
+    values.put(*queue)?.put(name.as_str())?.put(text)?;
+    Ok(())
 }
 
-pub(super) const KEEP_PROGRESS: &str =
-    "INSERT OR REPLACE INTO progress VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
+pub(super) static COUNTERS: Many = Many::insert("INSERT OR REPLACE INTO counters", 5);
 
-pub(super) fn keep_progress(
-    statement: &mut CachedStatement<'_>,
-    id: i64,
-    now: &Progress,
-) -> rusqlite::Result<usize> {
+pub(super) fn put_counters(values: &mut Values, (queue, counters): &(i64, Counters)) -> sqlx::Result<()> {
+    values
+        .put(*queue)?
+        .put(counters.turn as i64)?
+        .put(counters.submitted as i64)?
+        .put(counters.succeeded as i64)?
+        .put(counters.dead as i64)?;
+    Ok(())
+}
+
+pub(super) static JOBS: Many = Many::insert("INSERT INTO jobs", 13);
+/// With their progress.
+pub(super) const DELETE_JOBS: &str = "DELETE FROM jobs WHERE id IN (SELECT value FROM json_each(?)); \
+    DELETE FROM progress WHERE job IN (SELECT value FROM json_each(?))";
+
+pub(super) fn put_job(values: &mut Values, (id, job, now): &(i64, &Job, &Progress)) -> sqlx::Result<()> {
+    let headers = (!job.headers.is_empty()).then(|| to_json(&job.headers));
+    values
+        .put(*id)?
+        .put(&job.id.local.as_bytes()[..])?
+        .put(&job.payload_hash[..])?
+        .put(job.idempotency_key.as_deref())?
+        .put(headers.transpose()?)?
+        .put(job.traceparent.as_deref())?
+        .put(job.tracestate.as_deref())?
+        .put(job.want_result)?
+        .put(job.created_ms as i64)?
+        .put(now.due_ms as i64)?
+        .put(now.deadline_ms as i64)?
+        .put(now.position.map(|position| position as i64))?
+        .put_blob(&job.payload)?;
+    Ok(())
+}
+
+pub(super) static PROGRESS: Many = Many::insert("INSERT OR REPLACE INTO progress", 20);
+
+pub(super) fn put_progress(values: &mut Values, (id, now): &(i64, &Progress)) -> sqlx::Result<()> {
     let lease = now.lease.as_ref();
-    statement.execute(params![
-        id,
-        now.state.code(),
-        now.lane as u8,
-        now.position.map(|position| position as i64),
-        now.attempts,
-        now.losses,
-        now.loss_incarnation.as_ref().map(|blamed| blamed.0.as_bytes()),
-        now.releases,
-        now.fence as i64,
-        now.due_ms as i64,
-        now.ran_ms as i64,
-        now.deadline_ms as i64,
-        now.finished_ms as i64,
-        lease.map(|lease| lease.session.0.as_bytes()),
-        lease.map(|lease| lease.incarnation.0.as_bytes()),
-        lease.map(|lease| lease.until_ms as i64),
-        now.settled.map(|settled| settled.fence as i64),
-        now.settled.map(|settled| settled.outcome.code()),
-        now.error,
-        now.reason,
-        &now.result[..],
-    ])
+    values
+        .put(*id)?
+        .put(i64::from(now.state.code()))?
+        .put(now.lane as i64)?
+        .put(now.position.map(|position| position as i64))?
+        .put(now.attempts)?
+        .put(now.losses)?
+        .put(
+            now.loss_incarnation
+                .as_ref()
+                .map(|blamed| &blamed.0.as_bytes()[..]),
+        )?
+        .put(now.releases)?
+        .put(now.fence as i64)?
+        .put(now.due_ms as i64)?
+        .put(now.ran_ms as i64)?
+        .put(now.deadline_ms as i64)?
+        .put(now.finished_ms as i64)?
+        .put(lease.map(holder))?
+        .put(lease.map(|lease| lease.until_ms as i64))?
+        .put(now.settled.map(|settled| settled.fence as i64))?
+        .put(now.settled.map(|settled| i64::from(settled.outcome.code())))?
+        .put(non_empty(&now.error))?
+        .put(non_empty(&now.reason))?;
+    if now.result.is_empty() {
+        values.put(None::<&[u8]>)?;
+    } else {
+        values.put_blob(&now.result)?;
+    }
+    Ok(())
 }
 
-/// Every job, with its progress if there is any.
-pub(super) const SELECT_JOBS: &str = "SELECT jobs.id, local, payload_hash, key, headers, traceparent, tracestate, \
-    want_result, created_ms, jobs.due_ms, jobs.deadline_ms, jobs.position, payload, \
-    state, lane, progress.position, attempts, losses, blamed, releases, fence, progress.due_ms, ran_ms, \
-    progress.deadline_ms, finished_ms, session, incarnation, until_ms, settled_fence, settled_outcome, error, \
-    reason, result \
-    FROM jobs LEFT JOIN progress ON progress.job = jobs.id ORDER BY jobs.id";
-/// Column of [`SELECT_JOBS`] at which progress begins.
-const PROGRESS: usize = 13;
+/// Most are, and NULL is cheaper.
+fn non_empty(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
 
-/// A job of `queue` and its place in the ready list.
-pub(super) fn job(row: &Row<'_>, queue: QueueName) -> anyhow::Result<(Job, Option<u64>)> {
-    let headers: Option<&str> = row.get_ref(4)?.as_str_or_null()?;
-    let due_ms = number(row, 9)?;
-    let position: Option<i64> = row.get(11)?;
+/// Session and incarnation of a lease.
+fn holder(lease: &Lease) -> Vec<u8> {
+    [*lease.session.0.as_bytes(), *lease.incarnation.0.as_bytes()].concat()
+}
+
+/// Two columns of the same meaning are told apart by their places: first the job's, then its progress's.
+const JOB_COLUMNS: &str = "jobs.id, local, payload_hash, key, headers, traceparent, tracestate, want_result, created_ms, \
+    jobs.due_ms, jobs.deadline_ms, jobs.position, payload";
+const PROGRESS_COLUMNS: &str = "state, lane, progress.position, attempts, losses, blamed, releases, fence, \
+    progress.due_ms, ran_ms, progress.deadline_ms, finished_ms, holder, until_ms, settled_fence, settled_outcome, \
+    error, reason, result";
+/// Column at which progress begins.
+const PROGRESS_AT: usize = 13;
+
+/// Jobs that wait as they were submitted, and those with progress: most of many are the former, and each column of a row
+/// has its price, also an empty one.
+pub(super) fn select_jobs() -> [String; 2] {
+    [
+        format!(
+            "SELECT {JOB_COLUMNS} FROM jobs WHERE NOT EXISTS (SELECT 1 FROM progress WHERE job = jobs.id) ORDER BY jobs.id"
+        ),
+        format!(
+            "SELECT {JOB_COLUMNS}, {PROGRESS_COLUMNS} FROM progress JOIN jobs ON jobs.id = progress.job ORDER BY progress.job"
+        ),
+    ]
+}
+
+/// A job of `queue` and its position.
+pub(super) fn job(row: &SqliteRow, queue: QueueName) -> anyhow::Result<(Job, Option<u64>)> {
+    let headers: Option<&str> = row.try_get(4)?;
     let created_ms = number(row, 8)?;
+    let position: Option<i64> = row.try_get(11)?;
+    let hash: &[u8] = row.try_get(2)?;
     let mut job = Job {
         id: JobId {
             queue,
@@ -175,20 +221,20 @@ pub(super) fn job(row: &Row<'_>, queue: QueueName) -> anyhow::Result<(Job, Optio
             JobState::Scheduled
         },
         lane: Lane::First,
-        payload: Bytes::copy_from_slice(row.get_ref(12)?.as_blob()?),
-        payload_hash: row.get(2)?,
+        payload: Bytes::copy_from_slice(row.try_get(12)?),
+        payload_hash: hash.try_into().context("a payload hash of another length")?,
         headers: headers.map_or(Ok(Vec::new()), serde_json::from_str)?,
-        idempotency_key: row.get(3)?,
-        want_result: row.get(7)?,
-        traceparent: row.get(5)?,
-        tracestate: row.get(6)?,
+        idempotency_key: row.try_get(3)?,
+        want_result: row.try_get(7)?,
+        traceparent: row.try_get(5)?,
+        tracestate: row.try_get(6)?,
         attempts: 0,
         losses: 0,
         loss_incarnation: None,
         releases: 0,
         fence: 0,
         created_ms,
-        due_ms,
+        due_ms: number(row, 9)?,
         ran_ms: created_ms,
         deadline_ms: number(row, 10)?,
         finished_ms: 0,
@@ -198,37 +244,40 @@ pub(super) fn job(row: &Row<'_>, queue: QueueName) -> anyhow::Result<(Job, Optio
         reason: String::new(),
         result: Bytes::new(),
     };
-    let position = match row.get(PROGRESS)? {
-        Some(state) => progress(row, &mut job, state)?,
-        None => position,
+    let position = if row.len() > PROGRESS_AT {
+        progress(row, &mut job)?
+    } else {
+        position
     };
     Ok((job, position.map(|position| position as u64)))
 }
 
 /// What has become of a job since its submit; its position.
-fn progress(row: &Row<'_>, job: &mut Job, state: u8) -> anyhow::Result<Option<i64>> {
-    let at = |column| PROGRESS + column;
+fn progress(row: &SqliteRow, job: &mut Job) -> anyhow::Result<Option<i64>> {
+    let at = |column| PROGRESS_AT + column;
+    let state = row.try_get(at(0))?;
     job.state =
         JobState::from_code(state).ok_or_else(|| anyhow!("job {} has the unknown state {state}", job.id))?;
-    job.lane = lane(row.get(at(1))?);
-    job.attempts = row.get(at(3))?;
-    job.losses = row.get(at(4))?;
+    job.lane = lane(row.try_get(at(1))?);
+    job.attempts = row.try_get(at(3))?;
+    job.losses = row.try_get(at(4))?;
     job.loss_incarnation = maybe_uuid(row, at(5))?.map(Incarnation);
-    job.releases = row.get(at(6))?;
+    job.releases = row.try_get(at(6))?;
     job.fence = number(row, at(7))?;
     job.due_ms = number(row, at(8))?;
     job.ran_ms = number(row, at(9))?;
     job.deadline_ms = number(row, at(10))?;
     job.finished_ms = number(row, at(11))?;
-    if let (Some(session), Some(incarnation)) = (maybe_uuid(row, at(12))?, maybe_uuid(row, at(13))?) {
+    if let Some(holder) = row.try_get::<Option<&[u8]>, _>(at(12))? {
+        let (session, incarnation) = holder.split_at_checked(16).context("half a holder")?;
         job.lease = Some(Lease {
-            session: Session(session),
-            incarnation: Incarnation(incarnation),
-            until_ms: number(row, at(14))?,
+            session: Session(Uuid::from_slice(session)?),
+            incarnation: Incarnation(Uuid::from_slice(incarnation)?),
+            until_ms: number(row, at(13))?,
         });
     }
-    if let Some(fence) = row.get::<_, Option<i64>>(at(15))? {
-        let code = row.get(at(16))?;
+    if let Some(fence) = row.try_get::<Option<i64>, _>(at(14))? {
+        let code = row.try_get(at(15))?;
         let outcome = OutcomeKind::from_code(code)
             .ok_or_else(|| anyhow!("job {} has the unknown outcome {code}", job.id))?;
         job.settled = Some(Settled {
@@ -243,55 +292,88 @@ fn progress(row: &Row<'_>, job: &mut Job, state: u8) -> anyhow::Result<Option<i6
         job.state.as_str(),
         if job.lease.is_some() { "a" } else { "no" }
     );
-    job.error = row.get(at(17))?;
-    job.reason = row.get(at(18))?;
-    job.result = Bytes::copy_from_slice(row.get_ref(at(19))?.as_blob()?);
-    Ok(row.get(at(2))?)
+    job.error = row.try_get::<Option<_>, _>(at(16))?.unwrap_or_default();
+    job.reason = row.try_get::<Option<_>, _>(at(17))?.unwrap_or_default();
+    job.result = Bytes::copy_from_slice(row.try_get::<Option<_>, _>(at(18))?.unwrap_or_default());
+    Ok(row.try_get(at(2))?)
 }
 
-pub(super) fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
-    row.get::<_, i64>(column).map(|number| number as u64)
+pub(super) fn number(row: &SqliteRow, column: usize) -> sqlx::Result<u64> {
+    row.try_get::<i64, _>(column).map(|number| number as u64)
 }
 
-pub(super) fn uuid(row: &Row<'_>, column: usize) -> anyhow::Result<Uuid> {
-    Uuid::from_slice(row.get_ref(column)?.as_blob()?).context("an id of another length")
+pub(super) fn uuid(row: &SqliteRow, column: usize) -> anyhow::Result<Uuid> {
+    Uuid::from_slice(row.try_get(column)?).context("an id of another length")
 }
 
-fn maybe_uuid(row: &Row<'_>, column: usize) -> anyhow::Result<Option<Uuid>> {
-    let bytes = row.get_ref(column)?.as_blob_or_null()?;
+fn maybe_uuid(row: &SqliteRow, column: usize) -> anyhow::Result<Option<Uuid>> {
+    let bytes: Option<&[u8]> = row.try_get(column)?;
     bytes
         .map(Uuid::from_slice)
         .transpose()
         .context("an id of another length")
 }
 
-/// Table of the keys; `request` for request ids.
-pub(super) fn key_table(request: bool) -> &'static str {
-    if request { "request_ids" } else { "keys" }
+pub(super) static GHOSTS: Many = Many::insert("INSERT OR REPLACE INTO ghosts", 5);
+
+/// A ghost of a queue: its slot, lane and end.
+pub(super) fn put_ghost(
+    values: &mut Values,
+    (queue, slot, (lane, until_ms)): &(i64, Slot, (Lane, u64)),
+) -> sqlx::Result<()> {
+    put_slot(values, &(*queue, *slot))?;
+    values.put(*lane as i64)?.put(*until_ms as i64)?;
+    Ok(())
 }
 
-pub(super) fn keep_key(
-    statement: &mut CachedStatement<'_>,
-    id: i64,
-    key: &str,
-    entry: &KeyEntry,
-) -> rusqlite::Result<usize> {
-    statement.execute(params![
-        id,
-        key,
-        entry.local.as_bytes(),
-        entry.hash,
-        entry.ended.map_or(0, JobState::code),
-        entry.expires_ms as i64,
-    ])
+pub(super) static GONE_GHOSTS: Many = Many::delete("DELETE FROM ghosts WHERE", &["queue", "local", "fence"]);
+
+pub(super) fn put_slot(values: &mut Values, (queue, (local, fence)): &(i64, Slot)) -> sqlx::Result<()> {
+    values
+        .put(*queue)?
+        .put(&local.as_bytes()[..])?
+        .put(*fence as i64)?;
+    Ok(())
 }
 
-/// (id, key, local, payload_hash, ended, expires_ms)
-pub(super) fn key(row: &Row<'_>) -> anyhow::Result<KeyEntry> {
+/// Idempotency keys, or request ids.
+pub(super) struct KeyTable {
+    pub insert: Many,
+    pub delete: &'static str,
+    pub select: &'static str,
+}
+
+pub(super) static KEY_TABLES: [KeyTable; 2] = [
+    KeyTable {
+        insert: Many::insert("INSERT OR REPLACE INTO keys", 6),
+        delete: "DELETE FROM keys WHERE id IN (SELECT value FROM json_each(?))",
+        select: "SELECT * FROM keys",
+    },
+    KeyTable {
+        insert: Many::insert("INSERT OR REPLACE INTO request_ids", 6),
+        delete: "DELETE FROM request_ids WHERE id IN (SELECT value FROM json_each(?))",
+        select: "SELECT * FROM request_ids",
+    },
+];
+
+pub(super) fn put_key(values: &mut Values, (id, key, entry): &(i64, &str, KeyEntry)) -> sqlx::Result<()> {
+    values
+        .put(*id)?
+        .put(*key)?
+        .put(&entry.local.as_bytes()[..])?
+        .put(&entry.hash[..])?
+        .put(i64::from(entry.ended.map_or(0, JobState::code)))?
+        .put(entry.expires_ms as i64)?;
+    Ok(())
+}
+
+/// A row of a [`KeyTable`].
+pub(super) fn key(row: &SqliteRow) -> anyhow::Result<KeyEntry> {
+    let hash: &[u8] = row.try_get(3)?;
     Ok(KeyEntry {
         local: uuid(row, 2)?,
-        hash: row.get(3)?,
-        ended: JobState::from_code(row.get(4)?),
+        hash: hash.try_into().context("a payload hash of another length")?,
+        ended: JobState::from_code(row.try_get(4)?),
         expires_ms: number(row, 5)?,
     })
 }

@@ -6,8 +6,9 @@ use std::{
     path::Path,
 };
 
-use rusqlite::{Connection, ErrorCode};
+use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
+use super::{fault::explain, plain};
 use crate::OpenError;
 
 /// In the header of the file (`PRAGMA application_id`): "tdgt". Another application's database is left alone.
@@ -20,7 +21,7 @@ const HEADER_BYTES: usize = 72;
 const APPLICATION_ID_AT: usize = 68;
 
 /// Refuses what is no store's file, and makes an empty one where there is nothing.
-pub(super) fn prepare(path: &Path) -> Result<(), OpenError> {
+pub(super) async fn prepare(path: &Path) -> Result<(), OpenError> {
     let not_a_store = |why: &str| OpenError::NotAStore {
         path: path.to_owned(),
         why: why.to_owned(),
@@ -34,7 +35,7 @@ pub(super) fn prepare(path: &Path) -> Result<(), OpenError> {
         Err(error) => return Err(OpenError::io(path, &error)),
     };
     if header.is_empty() {
-        return make(path).map_err(|error| explain(path, &error));
+        return make(path).await.map_err(|error| explain(path, &error));
     }
     if !header.starts_with(MAGIC) {
         return Err(not_a_store("it is no SQLite database"));
@@ -57,17 +58,17 @@ fn header(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Before the file gets its write-ahead log, so that the id is in the file itself from the first moment on.
-fn make(path: &Path) -> rusqlite::Result<()> {
-    let connection = Connection::open(path)?;
-    connection.pragma_update(None, "application_id", APPLICATION_ID)
+async fn make(path: &Path) -> sqlx::Result<()> {
+    let options = plain(path).create_if_missing(true);
+    let options = options.pragma("application_id", APPLICATION_ID.to_string());
+    SqliteConnection::connect_with(&options).await?.close().await
 }
 
 /// Brings the tables to this version.
-pub(super) fn migrate(path: &Path, connection: &mut Connection) -> Result<(), OpenError> {
+pub(super) async fn migrate(path: &Path, connection: &mut SqliteConnection) -> Result<(), OpenError> {
     let explain = |error| explain(path, &error);
-    let version: i32 = connection
-        .pragma_query_value(None, "user_version", |row| row.get(0))
-        .map_err(explain)?;
+    let version = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *connection);
+    let version: i32 = version.await.map_err(explain)?;
     let version = usize::try_from(version).unwrap_or(usize::MAX);
     if version > STEPS.len() {
         return Err(OpenError::Newer {
@@ -77,30 +78,11 @@ pub(super) fn migrate(path: &Path, connection: &mut Connection) -> Result<(), Op
         });
     }
     for (done, step) in STEPS.iter().enumerate().skip(version) {
-        let whole = format!(
-            "BEGIN IMMEDIATE; {step}; PRAGMA user_version = {}; COMMIT",
-            done + 1
-        );
-        connection.execute_batch(&whole).map_err(explain)?;
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(explain)?;
+        let whole = format!("{step}; PRAGMA user_version = {}", done + 1);
+        let made = sqlx::raw_sql(AssertSqlSafe(whole)).execute(&mut *transaction);
+        made.await.map_err(explain)?;
+        transaction.commit().await.map_err(explain)?;
     }
     Ok(())
-}
-
-/// What an error while opening says about the file.
-pub(super) fn explain(path: &Path, error: &rusqlite::Error) -> OpenError {
-    let path = path.to_owned();
-    match error.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase) => OpenError::NotAStore {
-            path,
-            why: "it is no SQLite database".to_owned(),
-        },
-        Some(ErrorCode::DatabaseCorrupt) => OpenError::Damaged {
-            path,
-            why: error.to_string(),
-        },
-        _ => OpenError::Io {
-            path,
-            error: error.to_string(),
-        },
-    }
 }

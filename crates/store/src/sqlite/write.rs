@@ -1,16 +1,24 @@
 //! Puts gathered changes into one transaction: the newest version of each row, in the order of the rows, so that a
 //! commit touches few pages.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    iter,
+};
 
-use rusqlite::{Connection, Transaction, TransactionBehavior, params};
-use tidegate_protocol::domain::{Lane, LocalId, QueueName};
+use sqlx::SqliteConnection;
+use tidegate_protocol::domain::{Lane, QueueName};
 
-use super::rows::{self, row_id};
+use super::{
+    rows::{self, KEY_TABLES, KeyTable, row_id},
+    statement::{Statement, Values, delete, run_all},
+};
 use crate::memory::{
+    KeyEntry,
     journal::{Changes, JobChange, Record},
     keys::Kept,
     queue::Counters,
+    slots::Slot,
 };
 
 /// Changes of one queue, the newest of each row.
@@ -19,7 +27,7 @@ struct Rows {
     record: Option<Record>,
     counters: Option<Counters>,
     jobs: BTreeMap<u64, JobChange>,
-    ghosts: HashMap<(LocalId, u64), Option<(Lane, u64)>>,
+    ghosts: HashMap<Slot, Option<(Lane, u64)>>,
     /// Idempotency keys and request ids.
     keys: [BTreeMap<u64, Kept>; 2],
 }
@@ -64,112 +72,112 @@ impl Gathered {
     }
 
     /// Writes everything in one transaction. `ids` learns the queues that are new.
-    pub fn write(
+    pub async fn write(
         &self,
-        connection: &mut Connection,
+        connection: &mut SqliteConnection,
         ids: &mut HashMap<QueueName, i64>,
-    ) -> rusqlite::Result<()> {
-        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        if let Some(watermark_ms) = self.watermark_ms {
-            tx.prepare_cached("INSERT OR REPLACE INTO store VALUES ('watermark', ?)")?
-                .execute([watermark_ms.to_string()])?;
-        }
+    ) -> sqlx::Result<()> {
+        let mut queues = Vec::with_capacity(self.queues.len());
         for (name, rows) in &self.queues {
             // An id given out by a transaction that then failed is simply used again: the row is new then, too.
             let next = ids.len() as i64 + 1;
             let id = *ids.entry(name.clone()).or_insert(next);
-            rows.write(&tx, id, name)?;
+            queues.push((id, name, rows));
         }
-        tx.commit()
+        queues.sort_unstable_by_key(|(id, ..)| *id);
+        // Not the library's transactions: SQLite ends one by itself when the disk is full, which they do not expect.
+        let statements = iter::once(Ok(Statement::new("BEGIN IMMEDIATE")))
+            .chain(self.watermark_ms.map(watermark))
+            .chain(of_queues(&queues))
+            .chain(of_jobs(&queues))
+            .chain(of_ghosts(&queues))
+            .chain(of_keys(&queues, &KEY_TABLES[0], 0))
+            .chain(of_keys(&queues, &KEY_TABLES[1], 1))
+            .chain(iter::once(Ok(Statement::new("COMMIT"))));
+        let written = run_all(connection, statements).await;
+        if written.is_err() {
+            // There may be none to end.
+            Statement::new("ROLLBACK").run(connection).await.ok();
+        }
+        written
     }
 }
 
-impl Rows {
-    fn write(&self, tx: &Transaction<'_>, queue: i64, name: &QueueName) -> rusqlite::Result<()> {
-        if let Some(record) = &self.record {
-            let insert = "INSERT INTO queues VALUES (?, ?, ?, 0, 0, 0, 0) \
-                          ON CONFLICT DO UPDATE SET record = excluded.record";
-            tx.prepare_cached(insert)?
-                .execute(params![queue, name.as_str(), rows::record_text(record)?])?;
-        }
-        if let Some(counters) = self.counters {
-            let update = "UPDATE queues SET turn = ?, submitted_total = ?, succeeded_total = ?, dead_total = ? \
-                          WHERE id = ?";
-            tx.prepare_cached(update)?.execute(params![
-                counters.turn as u8,
-                counters.submitted as i64,
-                counters.succeeded as i64,
-                counters.dead as i64,
-                queue,
-            ])?;
-        }
-        self.write_jobs(tx, queue)?;
-        self.write_ghosts(tx, queue)?;
-        for (keys, request) in self.keys.iter().zip([false, true]) {
-            write_keys(tx, queue, keys, rows::key_table(request))?;
-        }
-        Ok(())
-    }
+fn watermark(watermark_ms: u64) -> sqlx::Result<Statement> {
+    let mut values = Values::default();
+    values.put(watermark_ms.to_string())?;
+    let text = "INSERT OR REPLACE INTO store VALUES ('watermark', ?)";
+    Ok(Statement::with(text, values))
+}
 
-    /// One table after the other: each statement finds its pages where the last one left them.
-    fn write_jobs(&self, tx: &Transaction<'_>, queue: i64) -> rusqlite::Result<()> {
-        let mut enter = tx.prepare_cached(rows::ENTER_JOB)?;
-        let mut keep = tx.prepare_cached(rows::KEEP_PROGRESS)?;
-        let mut leave = tx.prepare_cached("DELETE FROM jobs WHERE id = ?")?;
-        let mut forget = tx.prepare_cached("DELETE FROM progress WHERE job = ?")?;
-        for (number, job) in &self.jobs {
+/// Rows of several queues with the numbers of these.
+type Queues<'g> = [(i64, &'g QueueName, &'g Rows)];
+
+fn of_queues<'g>(queues: &Queues<'g>) -> impl Iterator<Item = sqlx::Result<Statement>> + use<'g> {
+    let mut records = Vec::new();
+    let mut counters = Vec::new();
+    for (id, name, rows) in queues {
+        records.extend(rows.record.as_ref().map(|record| (*id, *name, record)));
+        counters.extend(rows.counters.map(|counters| (*id, counters)));
+    }
+    let records = rows::RECORDS.of(records, rows::put_record);
+    records.chain(rows::COUNTERS.of(counters, rows::put_counters))
+}
+
+/// One table after the other: each statement finds its pages where the last one left them.
+fn of_jobs<'g>(queues: &Queues<'g>) -> impl Iterator<Item = sqlx::Result<Statement>> + use<'g> {
+    let (mut entered, mut progress, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+    for (queue, _, rows) in queues {
+        for (number, job) in &rows.jobs {
+            let id = row_id(*queue, *number);
             match (&job.entered, &job.now) {
-                (Some(entered), Some(now)) => rows::enter(&mut enter, row_id(queue, *number), entered, now)?,
-                (None, None) => leave.execute([row_id(queue, *number)])?,
-                _ => 0,
-            };
+                (Some(new), Some(now)) => {
+                    entered.push((id, &**new, &**now));
+                    if !now.is_untouched() {
+                        progress.push((id, &**now));
+                    }
+                }
+                (None, Some(now)) => progress.push((id, &**now)),
+                (_, None) => gone.push(id),
+            }
         }
-        for (number, job) in &self.jobs {
-            let id = row_id(queue, *number);
-            match &job.now {
-                Some(now) if job.entered.is_some() && now.is_untouched() => 0,
-                Some(now) => rows::keep_progress(&mut keep, id, now)?,
-                None => forget.execute([id])?,
-            };
-        }
-        Ok(())
     }
-
-    fn write_ghosts(&self, tx: &Transaction<'_>, queue: i64) -> rusqlite::Result<()> {
-        for ((local, fence), ghost) in &self.ghosts {
-            let (local, fence) = (local.as_bytes(), *fence as i64);
-            match ghost {
-                Some((lane, until_ms)) => tx
-                    .prepare_cached("INSERT OR REPLACE INTO ghosts VALUES (?, ?, ?, ?, ?)")?
-                    .execute(params![queue, local, fence, *lane as u8, *until_ms as i64])?,
-                None => tx
-                    .prepare_cached("DELETE FROM ghosts WHERE queue = ? AND local = ? AND fence = ?")?
-                    .execute(params![queue, local, fence])?,
-            };
-        }
-        Ok(())
-    }
+    let jobs = rows::JOBS.of(entered, rows::put_job);
+    let progress = rows::PROGRESS.of(progress, rows::put_progress);
+    let gone = delete(rows::DELETE_JOBS, 2, gone);
+    jobs.chain(progress).chain(gone)
 }
 
-fn write_keys(
-    tx: &Transaction<'_>,
-    queue: i64,
-    keys: &BTreeMap<u64, Kept>,
-    table: &str,
-) -> rusqlite::Result<()> {
-    if keys.is_empty() {
-        return Ok(());
+fn of_ghosts<'g>(queues: &Queues<'g>) -> impl Iterator<Item = sqlx::Result<Statement>> + use<'g> {
+    let (mut kept, mut gone) = (Vec::new(), Vec::new());
+    for (queue, _, rows) in queues {
+        for (slot, ghost) in &rows.ghosts {
+            match ghost {
+                Some(ghost) => kept.push((*queue, *slot, *ghost)),
+                None => gone.push((*queue, *slot)),
+            }
+        }
     }
-    let mut keep = tx.prepare_cached(&format!(
-        "INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?, ?, ?)"
-    ))?;
-    let mut forget = tx.prepare_cached(&format!("DELETE FROM {table} WHERE id = ?"))?;
-    for (number, (key, entry)) in keys {
-        let id = row_id(queue, *number);
-        match entry {
-            Some(entry) => rows::keep_key(&mut keep, id, key, entry)?,
-            None => forget.execute([id])?,
-        };
+    let kept = rows::GHOSTS.of(kept, rows::put_ghost);
+    kept.chain(rows::GONE_GHOSTS.of(gone, rows::put_slot))
+}
+
+/// `kind`: of the keys, see [`Rows`].
+fn of_keys<'g>(
+    queues: &Queues<'g>,
+    table: &'static KeyTable,
+    kind: usize,
+) -> impl Iterator<Item = sqlx::Result<Statement>> + use<'g> {
+    let (mut kept, mut gone) = (Vec::<(i64, &str, KeyEntry)>::new(), Vec::new());
+    for (queue, _, rows) in queues {
+        for (number, (key, entry)) in &rows.keys[kind] {
+            let id = row_id(*queue, *number);
+            match entry {
+                Some(entry) => kept.push((id, key, *entry)),
+                None => gone.push(id),
+            }
+        }
     }
-    Ok(())
+    let kept = table.insert.of(kept, rows::put_key);
+    kept.chain(delete(table.delete, 1, gone))
 }

@@ -1,14 +1,25 @@
 //! The one thread that writes: what gathers while a commit runs goes into the next one.
 
 use std::{
-    sync::{Arc, Condvar, Mutex, MutexGuard},
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode};
-use tokio::sync::watch;
+use sqlx::{Connection as _, SqliteConnection};
+use tidegate_protocol::domain::QueueName;
+use tokio::{
+    sync::{Notify, watch},
+    time,
+};
 
-use super::{journal::Opened, load::Identity, lock::FileLock, reserve::Reserve, unclean, write::Gathered};
+use super::{
+    fault::{Fault, classify},
+    lock::FileLock,
+    reserve::Reserve,
+    unclean,
+    write::Gathered,
+};
 use crate::{StoreError, memory::journal::Changes};
 
 /// After a commit that failed, the same changes are tried again this much later.
@@ -19,7 +30,7 @@ const ROOM_WAIT: Duration = Duration::from_millis(500);
 /// What callers and the writer share.
 pub(super) struct Shared {
     waiting: Mutex<Waiting>,
-    wake: Condvar,
+    wake: Notify,
 }
 
 #[derive(Default)]
@@ -64,7 +75,7 @@ impl Shared {
                 unchecked,
                 ..Waiting::default()
             }),
-            wake: Condvar::new(),
+            wake: Notify::new(),
         }
     }
 
@@ -110,48 +121,55 @@ impl Shared {
     }
 }
 
+/// What it takes to write.
+pub(super) struct OpenFile {
+    pub connection: SqliteConnection,
+    pub ids: HashMap<QueueName, i64>,
+    pub reserve: Reserve,
+    /// Given back last: the next owner finds everything written.
+    pub _lock: FileLock,
+}
+
 pub(super) struct Writer {
-    connection: Connection,
-    identity: Identity,
-    reserve: Reserve,
+    file: OpenFile,
     shared: Arc<Shared>,
     report: Arc<watch::Sender<Progress>>,
-    /// Given back last: the next owner finds everything written.
-    _lock: FileLock,
 }
 
 /// What the writer does next.
 enum Turn {
     Commit(Gathered, u64),
-    LookForRoom,
-    Close { unchecked: bool },
+    Close {
+        unchecked: bool,
+    },
     Abandon,
+    /// Nothing, until it is woken.
+    Wait,
 }
 
 impl Writer {
-    pub fn new(opened: Opened, shared: Arc<Shared>, report: Arc<watch::Sender<Progress>>) -> Self {
-        Self {
-            connection: opened.connection,
-            identity: opened.identity,
-            reserve: opened.reserve,
-            shared,
-            report,
-            _lock: opened.lock,
-        }
+    pub fn new(file: OpenFile, shared: Arc<Shared>, report: Arc<watch::Sender<Progress>>) -> Self {
+        Self { file, shared, report }
     }
 
-    pub fn run(mut self) {
+    pub async fn run(mut self) {
         let ended = Ended(self.report.clone());
-        self.look_for_room();
+        self.look_for_room().await;
         loop {
-            match self.next() {
+            match self.turn() {
                 Turn::Commit(gathered, newest) => {
-                    self.commit(&gathered, newest);
-                    self.look_for_room();
+                    self.commit(&gathered, newest).await;
+                    self.look_for_room().await;
                 }
-                Turn::LookForRoom => self.look_for_room(),
+                Turn::Wait if self.file.reserve.is_there() => self.shared.wake.notified().await,
+                Turn::Wait => {
+                    let woken = time::timeout(ROOM_WAIT, self.shared.wake.notified()).await;
+                    if woken.is_err() {
+                        self.look_for_room().await;
+                    }
+                }
                 Turn::Close { unchecked } => {
-                    if !unchecked && let Err(error) = unclean::clear(&self.connection) {
+                    if !unchecked && let Err(error) = unclean::clear(&mut self.file.connection).await {
                         tracing::warn!(%error, "closing the embedded store: it will be checked at the next start");
                     }
                     break;
@@ -159,47 +177,34 @@ impl Writer {
                 Turn::Abandon => break,
             }
         }
-        if let Err((_, error)) = self.connection.close() {
+        if let Err(error) = self.file.connection.close().await {
             tracing::warn!(%error, "closing the embedded store");
         }
         drop(ended);
     }
 
-    fn next(&self) -> Turn {
+    fn turn(&self) -> Turn {
         let mut waiting = self.shared.lock();
-        loop {
-            if waiting.abandoned {
-                return Turn::Abandon;
-            }
-            if !waiting.gathered.is_empty() {
-                return Turn::Commit(std::mem::take(&mut waiting.gathered), waiting.newest);
-            }
-            if waiting.closing {
-                let damaged = self.report.borrow().corrupt.is_some();
-                return Turn::Close {
-                    unchecked: waiting.unchecked || damaged,
-                };
-            }
-            waiting = if self.reserve.is_there() {
-                self.shared
-                    .wake
-                    .wait(waiting)
-                    .expect("nothing panics under this lock")
-            } else {
-                let waited = self.shared.wake.wait_timeout(waiting, ROOM_WAIT);
-                let (waiting, timeout) = waited.expect("nothing panics under this lock");
-                if timeout.timed_out() && waiting.gathered.is_empty() {
-                    return Turn::LookForRoom;
-                }
-                waiting
+        if waiting.abandoned {
+            return Turn::Abandon;
+        }
+        if !waiting.gathered.is_empty() {
+            return Turn::Commit(std::mem::take(&mut waiting.gathered), waiting.newest);
+        }
+        if waiting.closing {
+            let damaged = self.report.borrow().corrupt.is_some();
+            return Turn::Close {
+                unchecked: waiting.unchecked || damaged,
             };
         }
+        Turn::Wait
     }
 
     /// Commits, however long it takes: what was handed over is in the state already and must not be dropped.
-    fn commit(&mut self, gathered: &Gathered, newest: u64) {
+    async fn commit(&mut self, gathered: &Gathered, newest: u64) {
         loop {
-            match gathered.write(&mut self.connection, &mut self.identity.ids) {
+            let written = gathered.write(&mut self.file.connection, &mut self.file.ids);
+            match written.await {
                 Ok(()) => {
                     let was_broken = self.report.borrow().broken.is_some();
                     self.report.send_modify(|progress| {
@@ -211,10 +216,12 @@ impl Writer {
                     }
                     return;
                 }
-                Err(error) if is_full(&error) && self.reserve.release() => self.tell_full(),
+                Err(error) if Fault::of(&error) == Fault::Full && self.file.reserve.release() => {
+                    self.tell_full()
+                }
                 Err(error) => {
                     self.tell_broken(&error);
-                    if self.wait_to_retry() {
+                    if self.wait_to_retry().await {
                         return;
                     }
                 }
@@ -231,7 +238,7 @@ impl Writer {
             .send_modify(|progress| progress.full = Some(StoreError::Full(text.to_owned())));
     }
 
-    fn tell_broken(&self, error: &rusqlite::Error) {
+    fn tell_broken(&self, error: &sqlx::Error) {
         let broken = classify(error);
         // Said once: the retries would say it twice a second.
         if self.report.borrow().broken.as_ref() != Some(&broken) {
@@ -241,24 +248,25 @@ impl Writer {
     }
 
     /// True if the store is to end instead.
-    fn wait_to_retry(&self) -> bool {
-        let waiting = self.shared.lock();
-        let waited = self
-            .shared
-            .wake
-            .wait_timeout_while(waiting, RETRY_WAIT, |waiting| {
-                !waiting.closing && !waiting.abandoned
-            });
-        let (waiting, _) = waited.expect("nothing panics under this lock");
-        waiting.closing || waiting.abandoned
+    async fn wait_to_retry(&self) -> bool {
+        let ends = || {
+            let waiting = self.shared.lock();
+            waiting.closing || waiting.abandoned
+        };
+        let told = async {
+            while !ends() {
+                self.shared.wake.notified().await;
+            }
+        };
+        time::timeout(RETRY_WAIT, told).await.is_ok()
     }
 
     /// Takes submits again when the reserve has its room back.
-    fn look_for_room(&mut self) {
-        if self.reserve.is_there() && self.report.borrow().full.is_none() {
+    async fn look_for_room(&mut self) {
+        if self.file.reserve.is_there() && self.report.borrow().full.is_none() {
             return;
         }
-        if self.reserve.restore() {
+        if self.file.reserve.restore() {
             if self.report.borrow().full.is_some() {
                 tracing::info!("the disk of the embedded store has room again: submits are taken");
             }
@@ -275,24 +283,5 @@ struct Ended(Arc<watch::Sender<Progress>>);
 impl Drop for Ended {
     fn drop(&mut self) {
         self.0.send_modify(|progress| progress.ended = true);
-    }
-}
-
-/// A full disk; growing the shared memory of the log is told as another kind of error.
-fn is_full(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull))
-        || error
-            .sqlite_error()
-            .is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
-}
-
-/// So that callers hear what is wrong with the disk.
-fn classify(error: &rusqlite::Error) -> StoreError {
-    let text = error.to_string();
-    match error.sqlite_error_code() {
-        _ if is_full(error) => StoreError::Full(text),
-        Some(ErrorCode::ReadOnly) => StoreError::ReadOnly(text),
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Corrupt(text),
-        _ => StoreError::Unavailable(text),
     }
 }

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use rusqlite::Connection;
 use tidegate_protocol::domain::SubmitOutcome;
 use tidegate_store::{JobStore, StoreError, StoreEvent};
 
-use crate::fixture::{eventually, job, lease, open, submit};
+use crate::fixture::{eventually, execute, job, lease, open, stranger, submit};
 
 /// Longer than the store waits for a lock.
 const STALL: Duration = Duration::from_secs(3);
@@ -21,8 +20,8 @@ async fn a_repeated_submit_waits_for_the_first_ones_commit() {
         new.idempotency_key = Some("inv-17".into());
         new
     };
-    let blocker = Connection::open(&path).unwrap();
-    blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut blocker = stranger(&path).await;
+    execute(&mut blocker, "BEGIN IMMEDIATE").await;
     let first = submit(&store, keyed());
     let again = async {
         // After the first has been handed over.
@@ -30,7 +29,7 @@ async fn a_repeated_submit_waits_for_the_first_ones_commit() {
         let mut waits = Box::pin(submit(&store, keyed()));
         let early = tokio::time::timeout(Duration::from_millis(300), &mut waits).await;
         assert!(early.is_err(), "acknowledged what is not on disk: {early:?}");
-        blocker.execute_batch("ROLLBACK").unwrap();
+        execute(&mut blocker, "ROLLBACK").await;
         waits.await.unwrap()
     };
     let (first, again) = tokio::join!(first, again);
@@ -51,8 +50,8 @@ async fn a_wake_that_nobody_waited_for_is_made_up() {
         "now the queue is hungry"
     );
     let mut events = store.subscribe();
-    let blocker = Connection::open(&path).unwrap();
-    blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut blocker = stranger(&path).await;
+    execute(&mut blocker, "BEGIN IMMEDIATE").await;
     let error = submit(&store, job("a")).await.unwrap_err();
     assert!(matches!(error, StoreError::Unknown(_)), "{error}");
     assert!(matches!(
@@ -60,7 +59,7 @@ async fn a_wake_that_nobody_waited_for_is_made_up() {
         Err(StoreError::Unavailable(_))
     ));
     tokio::time::sleep(STALL).await;
-    blocker.execute_batch("ROLLBACK").unwrap();
+    execute(&mut blocker, "ROLLBACK").await;
     eventually("the store writes again", || async { store.pulse().await.ok() }).await;
     assert_eq!(events.recv().await.unwrap(), StoreEvent::Resync);
     assert_eq!(

@@ -3,6 +3,7 @@
 use std::{future::Future, path::Path, time::Duration};
 
 use bytes::Bytes;
+use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tidegate_protocol::domain::{
     Incarnation, Job, JobId, LeaseRef, NewJob, Outcome, Policy, QueueName, Session, SettleResult, Settlement,
     Submitted, Version,
@@ -17,6 +18,24 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub async fn open(path: &Path) -> Result<SqliteStore, OpenError> {
     SqliteStore::open(path, SqliteOptions::default()).await
+}
+
+/// Somebody else on a file, or its maker.
+pub async fn stranger(path: &Path) -> SqliteConnection {
+    let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
+    SqliteConnection::connect_with(&options).await.unwrap()
+}
+
+pub async fn execute(connection: &mut SqliteConnection, text: &str) {
+    let statements = sqlx::raw_sql(AssertSqlSafe(text.to_owned()));
+    statements.execute(connection).await.unwrap();
+}
+
+/// Opens the file, executes and closes it.
+pub async fn execute_on(path: &Path, text: &str) {
+    let mut connection = stranger(path).await;
+    execute(&mut connection, text).await;
+    connection.close().await.unwrap();
 }
 
 pub fn queue() -> QueueName {

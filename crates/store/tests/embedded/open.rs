@@ -2,10 +2,9 @@
 
 use std::{fs, path::Path};
 
-use rusqlite::Connection;
 use tidegate_store::{JobStore, OpenError};
 
-use crate::fixture::{job, open, stats, submit};
+use crate::fixture::{execute_on, job, open, stats, submit};
 
 async fn refused(path: &Path) -> OpenError {
     open(path).await.err().expect("this cannot be opened")
@@ -47,11 +46,7 @@ async fn text() {
 async fn a_database_of_another_application() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("photos.db");
-    let connection = Connection::open(&path).unwrap();
-    connection
-        .execute_batch("CREATE TABLE photos (name TEXT)")
-        .unwrap();
-    connection.close().unwrap();
+    execute_on(&path, "CREATE TABLE photos (name TEXT)").await;
     let before = fs::read(&path).unwrap();
     let error = refused(&path).await;
     assert!(matches!(error, OpenError::NotAStore { .. }), "{error}");
@@ -64,9 +59,7 @@ async fn a_file_of_a_newer_version() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("jobs.db");
     open(&path).await.unwrap().close().await;
-    let connection = Connection::open(&path).unwrap();
-    connection.pragma_update(None, "user_version", 99).unwrap();
-    connection.close().unwrap();
+    execute_on(&path, "PRAGMA user_version = 99").await;
     let error = refused(&path).await;
     assert!(
         matches!(
@@ -111,9 +104,7 @@ async fn a_job_in_a_state_that_cannot_be() {
     submit(&store, job("a")).await.unwrap();
     crate::fixture::lease(&store, 1).await.unwrap();
     store.close().await;
-    let connection = Connection::open(&path).unwrap();
-    connection.execute("UPDATE progress SET state = 42", []).unwrap();
-    connection.close().unwrap();
+    execute_on(&path, "UPDATE progress SET state = 42").await;
     let error = refused(&path).await;
     assert!(matches!(error, OpenError::Unreadable { .. }), "{error}");
     assert!(error.to_string().contains("unknown state 42"), "{error}");

@@ -6,13 +6,13 @@ use std::{
     path::Path,
 };
 
-use rusqlite::Connection;
+use sqlx::Connection as _;
 use tidegate_protocol::domain::JobState;
 use tidegate_store::{Durability, JobStore, OpenError, StoreError};
 
 use crate::{
     child::{JOBS, Owner, work_until_killed},
-    fixture::{eventually, get, job, lease, open, settle, stats, submit},
+    fixture::{eventually, get, job, lease, open, settle, stats, stranger, submit},
 };
 
 /// Where the header of an SQLite file counts its free pages.
@@ -46,7 +46,7 @@ async fn acknowledged_jobs_survive_kill_9_and_the_file_is_checked() {
     let ids = owner.wait_ready();
     owner.kill9();
     assert_eq!(ids.len(), JOBS);
-    assert!(is_marked(&path), "nobody closed the file");
+    assert!(is_marked(&path).await, "nobody closed the file");
 
     let store = open(&path).await.unwrap();
     for id in ids {
@@ -60,7 +60,7 @@ async fn acknowledged_jobs_survive_kill_9_and_the_file_is_checked() {
         let store = open(&path).await.unwrap();
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         store.close().await;
-        if !is_marked(&path) {
+        if !is_marked(&path).await {
             return;
         }
     }
@@ -107,9 +107,9 @@ async fn a_file_that_was_closed_is_not_checked_and_one_that_was_dropped_is() {
     let store = open(&path).await.unwrap();
     submit(&store, job("a")).await.unwrap();
     store.close().await;
-    assert!(!is_marked(&path));
+    assert!(!is_marked(&path).await);
     drop(open(&path).await.unwrap());
-    assert!(is_marked(&path));
+    assert!(is_marked(&path).await);
 }
 
 /// A page that says what is not so, as a disk that lied would leave it. Nothing of it is read at the start: only the
@@ -121,7 +121,7 @@ async fn a_damaged_file_takes_no_writes_and_says_what_to_do() {
     let mut owner = Owner::start(&path);
     let ids = owner.wait_ready();
     owner.kill9();
-    damage(&path);
+    damage(&path).await;
 
     for _ in 0..2 {
         let store = open(&path).await.unwrap();
@@ -190,21 +190,21 @@ async fn everything_about_a_job_is_in_the_file() {
     store.close().await;
 }
 
-fn is_marked(path: &Path) -> bool {
-    let connection = Connection::open(path).unwrap();
-    let count = "SELECT count(*) FROM store WHERE name = 'open'";
-    connection
-        .query_row(count, [], |row| row.get::<_, i64>(0))
-        .unwrap()
-        == 1
+async fn is_marked(path: &Path) -> bool {
+    let mut connection = stranger(path).await;
+    let count = sqlx::query_scalar("SELECT count(*) FROM store WHERE name = 'open'");
+    let count: i64 = count.fetch_one(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    count == 1
 }
 
-fn damage(path: &Path) {
+async fn damage(path: &Path) {
     // Out of the log and into the file.
-    let connection = Connection::open(path).unwrap();
-    let moved = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
-    assert_eq!(moved.unwrap(), 0);
-    connection.close().unwrap();
+    let mut connection = stranger(path).await;
+    let busy = sqlx::query_scalar("PRAGMA wal_checkpoint(TRUNCATE)");
+    let busy: i64 = busy.fetch_one(&mut connection).await.unwrap();
+    assert_eq!(busy, 0);
+    connection.close().await.unwrap();
     let mut file = OpenOptions::new().write(true).open(path).unwrap();
     file.seek(SeekFrom::Start(FREE_PAGES_AT)).unwrap();
     file.write_all(&77_u32.to_be_bytes()).unwrap();
