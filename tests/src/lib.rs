@@ -24,6 +24,7 @@ mod app;
 pub mod bench;
 pub mod demo;
 mod process;
+mod proxy;
 mod redis;
 mod roles;
 mod sandbox;
@@ -31,6 +32,7 @@ mod wait;
 
 pub use app::{Answer, App, Delivery, End};
 pub use process::{Process, built};
+pub use proxy::Proxy;
 pub use redis::{Redis, RedisOptions};
 pub use roles::{
     Controller, ControllerOptions, Dev, DevOptions, Router, RouterOptions, WorkerOptions, WorkerProc,

@@ -73,6 +73,11 @@ impl<'a> Redis<'a> {
         self.port
     }
 
+    /// Where it keeps its files.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     pub fn process(&self) -> Process {
         self.process.lock().expect("no holder panics").clone()
     }
@@ -94,8 +99,18 @@ impl<'a> Redis<'a> {
         if self.process().exit_code().is_none() {
             self.shutdown().await;
         }
+        self.start_again();
+        self.comes_back().await;
+    }
+
+    /// Starts it again after it has ended, and does not wait: it may load its data for a while.
+    pub fn start_again(&self) {
         let process = spawn(self.sandbox, self.port, &self.dir, &self.options);
         *self.process.lock().expect("no holder panics") = process;
+    }
+
+    /// Waits until it has loaded its data.
+    pub async fn comes_back(&self) {
         assert!(
             self.answers().await,
             "redis-server did not come back\n{}",
