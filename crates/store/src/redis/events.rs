@@ -5,7 +5,7 @@ use std::time::Duration;
 use deadpool_redis::redis::{Client, Msg, RedisResult};
 use futures_util::StreamExt;
 use tidegate_protocol::domain::{JobId, QueueName};
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -23,11 +23,22 @@ const ID_BYTES: usize = 16;
     clippy::disallowed_methods,
     reason = "the store's one task; close() joins it, and without it the fallback poll serves"
 )]
-pub(super) fn listen(client: Client, events: Events, stop: CancellationToken) -> JoinHandle<()> {
+pub(super) fn listen(
+    client: Client,
+    mut eras: watch::Receiver<u64>,
+    events: Events,
+    stop: CancellationToken,
+) -> JoinHandle<()> {
     tokio::spawn(async move {
         let listening = async {
             loop {
-                if let Err(error) = hear(&client, &events).await {
+                eras.mark_unchanged();
+                let heard = tokio::select! {
+                    heard = hear(&client, &events) => heard,
+                    // The name may lead to another server by now. Nobody who would change it: nothing does.
+                    Ok(()) = eras.changed() => Ok(()),
+                };
+                if let Err(error) = heard {
                     tracing::warn!(%error, "the subscription to wake-ups broke; subscribing again");
                 }
                 tokio::time::sleep(RECONNECT_WAIT).await;

@@ -15,7 +15,7 @@ use deadpool_redis::{
         aio::MultiplexedConnection, cmd, pipe,
     },
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::{calls::Call, faults, operations::LIBRARY, reply::Reply};
 use crate::{OpenError, StoreError, StoreResult};
@@ -32,17 +32,6 @@ pub(super) fn client(url: &str) -> Result<Client, OpenError> {
     Client::open(url).map_err(|_| OpenError::UnknownUrl(url.to_owned()))
 }
 
-pub(super) fn pool(url: &str) -> Result<Pool, OpenError> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(RESPONSE_TIMEOUT));
-    let manager = Manager::new_with_config(url, config).map_err(|_| OpenError::UnknownUrl(url.to_owned()))?;
-    Pool::builder(manager)
-        .max_size(POOL_SIZE)
-        .build()
-        .map_err(|error| OpenError::Unsuitable(error.to_string()))
-}
-
 /// Where a URL leads, without the password in it.
 pub(super) fn address(url: &str) -> String {
     url.into_connection_info()
@@ -50,24 +39,57 @@ pub(super) fn address(url: &str) -> String {
 }
 
 /// All connections of a store: whoever learns that they lead to the wrong server ends them all.
-#[derive(Clone, Default)]
-pub(super) struct Connections(Arc<AtomicU64>);
+pub(super) struct Connections {
+    pool: Pool,
+    /// Counts how often they were all ended.
+    era: watch::Sender<u64>,
+}
 
 impl Connections {
-    fn era(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
+    pub fn to(url: &str) -> Result<Arc<Self>, OpenError> {
+        let unknown = |_| OpenError::UnknownUrl(url.to_owned());
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(RESPONSE_TIMEOUT));
+        let manager = Manager::new_with_config(url, config).map_err(unknown)?;
+        let pool = Pool::builder(manager)
+            .max_size(POOL_SIZE)
+            .build()
+            .map_err(|error| OpenError::Unsuitable(error.to_string()))?;
+        let era = watch::Sender::new(0);
+        Ok(Arc::new(Self { pool, era }))
     }
 
-    /// Each is made again, from the configured name, before its next use.
-    fn drop_all(&self) {
-        self.0.fetch_add(1, Ordering::AcqRel);
+    /// Changes when all connections are to be made again.
+    pub fn eras(&self) -> watch::Receiver<u64> {
+        self.era.subscribe()
+    }
+
+    fn era(&self) -> u64 {
+        *self.era.borrow()
+    }
+
+    /// Each of that era is made again, from the configured name, before its next use. A later one may lead elsewhere.
+    fn drop_all(&self, era: u64) {
+        self.era.send_if_modified(|now| {
+            let is_current = *now == era;
+            *now += u64::from(is_current);
+            is_current
+        });
+    }
+
+    async fn connect(&self) -> StoreResult<MultiplexedConnection> {
+        match self.pool.get().await {
+            Ok(object) => Ok(Connection::take(object)),
+            Err(PoolError::Backend(error)) => Err(faults::from_connect(&error)),
+            Err(other) => Err(StoreError::Unavailable(other.to_string())),
+        }
     }
 }
 
 /// See the [module](self).
 pub(super) struct Link {
-    pool: Pool,
-    all: Connections,
+    all: Arc<Connections>,
     state: Mutex<State>,
     /// Attempts to connect that failed.
     failures: AtomicU64,
@@ -76,18 +98,23 @@ pub(super) struct Link {
 #[derive(Default)]
 struct State {
     connection: Option<MultiplexedConnection>,
-    /// When this connection was made, see [`Connections`].
-    era: u64,
-    /// Counts connections, so that one that broke is dropped once and not its successor.
-    generation: u64,
+    made: Made,
     last_failure: Option<StoreError>,
 }
 
+/// Which connection it is.
+#[derive(Clone, Copy, Default)]
+struct Made {
+    /// Counts connections, so that one that broke is dropped once and not its successor.
+    generation: u64,
+    /// See [`Connections`].
+    era: u64,
+}
+
 impl Link {
-    pub fn new(pool: Pool, all: Connections) -> Self {
+    pub fn new(all: &Arc<Connections>) -> Self {
         Self {
-            pool,
-            all,
+            all: all.clone(),
             state: Mutex::default(),
             failures: AtomicU64::new(0),
         }
@@ -122,25 +149,25 @@ impl Link {
     async fn send_confirmed(&self, call: &Call, acks: u32) -> Result<Reply, Refused> {
         let mut wait = cmd("WAIT");
         wait.arg(acks).arg(CONFIRM_TIMEOUT.as_millis() as u64);
-        let (generation, mut connection) = self.connection().await.map_err(Refused::Error)?;
+        let (made, mut connection) = self.connection().await.map_err(Refused::Error)?;
         let mut both = pipe();
         // One after the other on one connection: WAIT waits for what its own connection has written.
         both.add_command(call.command().clone()).add_command(wait);
         let answers = connection.send_packed_commands(&both, 0, 2).await;
         let answers = match answers {
             Ok(answers) => answers,
-            Err(error) => return Err(self.failed(generation, &error).await),
+            Err(error) => return Err(self.failed(made, &error).await),
         };
         let Ok([answer, confirmed]) = <[Value; 2]>::try_from(answers) else {
             return Err(Refused::Error(StoreError::Unknown("half an answer".to_owned())));
         };
         let answer = match answer.extract_error() {
             Ok(answer) => Reply(answer),
-            Err(error) => return Err(self.failed(generation, &error).await),
+            Err(error) => return Err(self.failed(made, &error).await),
         };
         let confirmed = match confirmed.extract_error() {
             Ok(confirmed) => Reply(confirmed).number().map_err(Refused::Error)?,
-            Err(error) => return Err(self.failed(generation, &error).await),
+            Err(error) => return Err(self.failed(made, &error).await),
         };
         match confirmed >= u64::from(acks) {
             true => Ok(answer),
@@ -156,7 +183,7 @@ impl Link {
     }
 
     async fn send(&self, command: &Cmd) -> Result<Value, Refused> {
-        let (generation, mut connection) = self.connection().await.map_err(Refused::Error)?;
+        let (made, mut connection) = self.connection().await.map_err(Refused::Error)?;
         let error = match connection
             .send_packed_command(command)
             .await
@@ -165,20 +192,20 @@ impl Link {
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
-        Err(self.failed(generation, &error).await)
+        Err(self.failed(made, &error).await)
     }
 
     /// What an error means, and what it costs the connection that it came from.
-    async fn failed(&self, generation: u64, error: &RedisError) -> Refused {
+    async fn failed(&self, made: Made, error: &RedisError) -> Refused {
         if faults::is_no_function(error) {
             return Refused::NoFunction;
         }
         let fault = faults::from_call(error);
         match fault {
             // The name may lead to another server by now: nobody goes on with this one.
-            StoreError::ReadOnly(_) => self.all.drop_all(),
-            StoreError::Unknown(_) => self.drop_connection(generation).await,
-            _ if error.is_unrecoverable_error() => self.drop_connection(generation).await,
+            StoreError::ReadOnly(_) => self.all.drop_all(made.era),
+            StoreError::Unknown(_) => self.drop_connection(made).await,
+            _ if error.is_unrecoverable_error() => self.drop_connection(made).await,
             _ => {}
         }
         Refused::Error(fault)
@@ -190,15 +217,15 @@ impl Link {
         self.command(&load).await.map(drop)
     }
 
-    async fn connection(&self) -> StoreResult<(u64, MultiplexedConnection)> {
+    async fn connection(&self) -> StoreResult<(Made, MultiplexedConnection)> {
         let failures = self.failures.load(Ordering::Acquire);
         let mut state = self.state.lock().await;
         let current = self.all.era();
-        if state.era != current {
+        if state.made.era != current {
             state.connection = None;
         }
         if let Some(connection) = &state.connection {
-            return Ok((state.generation, connection.clone()));
+            return Ok((state.made, connection.clone()));
         }
         // Whoever waited while another one tried in vain shares its answer, or a thousand callers would try in turn.
         if self.failures.load(Ordering::Acquire) > failures
@@ -206,19 +233,16 @@ impl Link {
         {
             return Err(error.clone());
         }
-        match self.pool.get().await {
-            Ok(object) => {
-                let connection = Connection::take(object);
-                state.generation += 1;
-                state.era = current;
-                state.connection = Some(connection.clone());
-                Ok((state.generation, connection))
+        match self.all.connect().await {
+            Ok(connection) => {
+                let made = Made {
+                    generation: state.made.generation + 1,
+                    era: current,
+                };
+                (state.made, state.connection) = (made, Some(connection.clone()));
+                Ok((made, connection))
             }
             Err(error) => {
-                let error = match error {
-                    PoolError::Backend(error) => faults::from_connect(&error),
-                    other => StoreError::Unavailable(other.to_string()),
-                };
                 state.last_failure = Some(error.clone());
                 self.failures.fetch_add(1, Ordering::Release);
                 Err(error)
@@ -226,9 +250,9 @@ impl Link {
         }
     }
 
-    async fn drop_connection(&self, generation: u64) {
+    async fn drop_connection(&self, made: Made) {
         let mut state = self.state.lock().await;
-        if state.generation == generation {
+        if state.made.generation == made.generation {
             state.connection = None;
         }
     }

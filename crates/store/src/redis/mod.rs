@@ -27,7 +27,10 @@ use std::sync::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::{link::Link, server::Server};
+use self::{
+    link::{Connections, Link},
+    server::Server,
+};
 use crate::{AnchoredClock, Clock, OpenError, wake::Events};
 
 #[derive(Clone, Default)]
@@ -61,18 +64,17 @@ pub struct RedisStore {
 impl RedisStore {
     /// Connects, and refuses a server that would lose jobs or cannot run the operations.
     pub async fn connect(url: &str, options: RedisOptions) -> Result<Self, OpenError> {
-        let pool = link::pool(url)?;
-        let all = link::Connections::default();
-        let admin = Link::new(pool.clone(), all.clone());
+        let all = Connections::to(url)?;
+        let admin = Link::new(&all);
         let acks = options.min_replica_acks;
         let server = Server::inspect(&admin, acks)
             .await
             .map_err(|fault| fault.at(url))?;
         let (events, stop) = (Events::new(), CancellationToken::new());
-        let listener = events::listen(link::client(url)?, events.clone(), stop.clone());
+        let listener = events::listen(link::client(url)?, all.eras(), events.clone(), stop.clone());
         Ok(Self {
-            submits: Link::new(pool.clone(), all.clone()),
-            leases: Link::new(pool, all),
+            submits: Link::new(&all),
+            leases: Link::new(&all),
             admin,
             clock: options.clock,
             min_replica_acks: acks,
