@@ -167,7 +167,11 @@ impl Link {
         };
         let confirmed = match confirmed.extract_error() {
             Ok(confirmed) => Reply(confirmed).number().map_err(Refused::Error)?,
-            Err(error) => return Err(self.failed(made, &error).await),
+            // The operation is done. Most likely the server became a replica under the wait.
+            Err(error) => {
+                self.all.drop_all(made.era);
+                return Err(Refused::Error(StoreError::Unknown(error.to_string())));
+            }
         };
         match confirmed >= u64::from(acks) {
             true => Ok(answer),
