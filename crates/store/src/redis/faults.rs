@@ -24,6 +24,8 @@ const TABLE: &[(&str, Make)] = &[
     ("NOPERM", StoreError::Unavailable),
     ("WRONGPASS", StoreError::Unavailable),
     ("ERR max number of clients", StoreError::Unavailable),
+    // Protected mode.
+    ("DENIED", StoreError::Unavailable),
     ("TGCORRUPT", StoreError::Corrupt),
     ("WRONGTYPE", StoreError::Corrupt),
 ];
@@ -127,6 +129,7 @@ mod tests {
                 unavailable,
             ),
             ("ERR max number of clients reached", unavailable),
+            ("DENIED Redis is running in protected mode because", unavailable),
             ("TGCORRUPT a job in {tg:a:0}:jobs has an unknown format", corrupt),
             (
                 "WRONGTYPE Operation against a key holding the wrong kind of value",

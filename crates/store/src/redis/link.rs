@@ -11,13 +11,13 @@ use std::{
 use deadpool_redis::{
     Connection, Manager, Pool, PoolError,
     redis::{
-        AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, RedisError, Value,
+        AsyncConnectionConfig, Client, Cmd, ConnectionAddr, IntoConnectionInfo, RedisError, Value,
         aio::MultiplexedConnection, cmd, pipe,
     },
 };
 use tokio::sync::{Mutex, watch};
 
-use super::{calls::Call, faults, operations::LIBRARY, reply::Reply};
+use super::{calls::Call, faults, greeting, operations::LIBRARY, reply::Reply};
 use crate::{OpenError, StoreError, StoreResult};
 
 /// The client's own default of 500 ms is less than a busy server may take.
@@ -41,6 +41,7 @@ pub(super) fn address(url: &str) -> String {
 /// All connections of a store: whoever learns that they lead to the wrong server ends them all.
 pub(super) struct Connections {
     pool: Pool,
+    address: ConnectionAddr,
     /// Counts how often they were all ended.
     era: watch::Sender<u64>,
 }
@@ -51,13 +52,14 @@ impl Connections {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(RESPONSE_TIMEOUT));
+        let address = url.into_connection_info().map_err(unknown)?.addr().clone();
         let manager = Manager::new_with_config(url, config).map_err(unknown)?;
         let pool = Pool::builder(manager)
             .max_size(POOL_SIZE)
             .build()
             .map_err(|error| OpenError::Unsuitable(error.to_string()))?;
         let era = watch::Sender::new(0);
-        Ok(Arc::new(Self { pool, era }))
+        Ok(Arc::new(Self { pool, address, era }))
     }
 
     /// Changes when all connections are to be made again.
@@ -81,6 +83,12 @@ impl Connections {
     async fn connect(&self) -> StoreResult<MultiplexedConnection> {
         match self.pool.get().await {
             Ok(object) => Ok(Connection::take(object)),
+            Err(PoolError::Backend(error)) if error.is_io_error() => {
+                match greeting::of(&self.address).await {
+                    Some(text) => Err(faults::from_text(&text)),
+                    None => Err(faults::from_connect(&error)),
+                }
+            }
             Err(PoolError::Backend(error)) => Err(faults::from_connect(&error)),
             Err(other) => Err(StoreError::Unavailable(other.to_string())),
         }

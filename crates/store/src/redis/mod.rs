@@ -10,6 +10,7 @@ mod calls;
 mod codec;
 mod events;
 mod faults;
+mod greeting;
 mod keys;
 mod link;
 mod operations;
