@@ -182,7 +182,9 @@ impl RedisStore {
 
     /// The server as it is now; looked at closely only after a restart.
     pub(super) async fn seen(&self) -> StoreResult<server::Server> {
-        let run_id = server::current_run_id(&self.admin).await?;
+        let run_id = server::current_run_id(&self.admin)
+            .await
+            .map_err(server::Unfit::into_error)?;
         let seen = self
             .server
             .lock()

@@ -71,21 +71,7 @@ impl Server {
     /// `acks`: replicas that are to have what is acknowledged.
     pub async fn inspect(link: &Link, acks: u32) -> Result<Self, Unfit> {
         let info = info(link).await?;
-        // Valkey reports the Redis version it is compatible with here.
-        let version = field(&info, "redis_version").unwrap_or_default();
-        if version
-            .split('.')
-            .next()
-            .and_then(|major| major.parse().ok())
-            .unwrap_or(0)
-            < VERSION_MIN
-        {
-            return Err(Unfit::Version(version.to_owned()));
-        }
-        let policy = field(&info, "maxmemory_policy").unwrap_or_default();
-        if policy != "noeviction" {
-            return Err(Unfit::Evicts(policy.to_owned()));
-        }
+        fit(&info)?;
         let durability = match field(&info, "aof_enabled") {
             Some("1") => synced(link).await?,
             _ => Durability::Snapshot,
@@ -130,8 +116,25 @@ async fn refuse_other_schema(link: &Link) -> Result<(), Unfit> {
     }
 }
 
-pub(super) async fn current_run_id(link: &Link) -> StoreResult<String> {
-    Ok(run_id(&info(link).await?))
+/// Whether a server that says this of itself would keep jobs, and can run the operations.
+fn fit(info: &str) -> Result<(), Unfit> {
+    // Valkey reports the Redis version it is compatible with here.
+    let version = field(info, "redis_version").unwrap_or_default();
+    let major = version.split('.').next().and_then(|major| major.parse().ok());
+    if major.unwrap_or(0) < VERSION_MIN {
+        return Err(Unfit::Version(version.to_owned()));
+    }
+    match field(info, "maxmemory_policy").unwrap_or_default() {
+        "noeviction" => Ok(()),
+        evicting => Err(Unfit::Evicts(evicting.to_owned())),
+    }
+}
+
+/// The run id of a server that is still fit: an operator may change its settings at any time.
+pub(super) async fn current_run_id(link: &Link) -> Result<String, Unfit> {
+    let info = info(link).await?;
+    fit(&info)?;
+    Ok(run_id(&info))
 }
 
 fn run_id(info: &str) -> String {
@@ -176,6 +179,30 @@ mod tests {
         assert_eq!(field(info, "maxmemory_policy"), Some("allkeys-lru"));
         assert_eq!(field(info, "maxmemory"), Some("0"));
         assert_eq!(field(info, "policy"), None);
+    }
+
+    #[test]
+    fn old_servers_and_such_that_evict_are_unfit() {
+        let judge = |version: &str, policy: &str| {
+            fit(&format!(
+                "redis_version:{version}\r\nmaxmemory_policy:{policy}\r\n"
+            ))
+        };
+        for version in ["7.0.15", "7.2.4", "8.0.0", "10.1"] {
+            assert!(judge(version, "noeviction").is_ok(), "{version}");
+            let evicts = judge(version, "volatile-lru");
+            assert!(matches!(evicts, Err(Unfit::Evicts(policy)) if policy == "volatile-lru"));
+        }
+        for version in ["6.2.14", "5.0", "", "unknown"] {
+            let text = judge(version, "noeviction")
+                .unwrap_err()
+                .at("redis://127.0.0.1:1");
+            let text = text.to_string();
+            assert!(
+                text.contains("needs 7.0 or newer") && text.contains(version),
+                "{text}"
+            );
+        }
     }
 
     #[test]
