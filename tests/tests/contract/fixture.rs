@@ -5,11 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tidegate_protocol::domain::{
     Cap, Incarnation, Job, JobId, LeaseRef, NewJob, Outcome, PayloadHash, Policy, QueueName, ResourceCost,
-    Session, SettleResult, Settlement, Version,
+    Session, SettleResult, Settlement, Submitted, Version,
 };
 use tidegate_store::{
-    CapAnswer, CapOrder, Grants, JobStore, LeaseRequest, ManualClock, QueueRecord, QueueStats, ReleaseCause,
-    SessionRelease, SettleItem, SweepReport, SweepRequest, Want, memory::MemoryStore, redis, sqlite,
+    CapAnswer, CapOrder, Grants, JobStore, LeaseRequest, ManualClock, OpenOptions, QueueRecord, QueueStats,
+    ReleaseCause, RenewAnswer, SessionRelease, SettleItem, StoreResult, SweepReport, SweepRequest, Want,
+    memory::MemoryStore, open, redis, sqlite,
 };
 use tidegate_tests::{Redis, RedisOptions, Sandbox};
 use uuid::Uuid;
@@ -67,6 +68,16 @@ impl Fixture {
         }
     }
 
+    /// A Redis as a router opens it, on the server's own clock; `clock` moves nothing.
+    pub async fn redis_at(url: &str, min_replica_acks: u32) -> Self {
+        let options = OpenOptions { min_replica_acks };
+        Self {
+            store: open(url, &options).await.unwrap(),
+            clock: clock(),
+            sandbox: None,
+        }
+    }
+
     /// Closes the embedded store and opens its file again; nothing to do for the others.
     pub async fn reopen(&mut self) {
         if let Some(sandbox) = &self.sandbox {
@@ -81,10 +92,7 @@ impl Fixture {
         }
     }
 
-    pub async fn submit(
-        &self,
-        job: NewJob,
-    ) -> tidegate_store::StoreResult<tidegate_protocol::domain::Submitted> {
+    pub async fn submit(&self, job: NewJob) -> StoreResult<Submitted> {
         self.store.submit(vec![job]).await.remove(0)
     }
 
@@ -100,6 +108,10 @@ impl Fixture {
     }
 
     pub async fn lease(&self, name: &str, worker: &Worker, max: u32) -> Grants {
+        self.try_lease(name, worker, max).await.unwrap()
+    }
+
+    pub async fn try_lease(&self, name: &str, worker: &Worker, max: u32) -> StoreResult<Grants> {
         let want = Want {
             session: worker.session,
             incarnation: worker.incarnation,
@@ -109,24 +121,22 @@ impl Fixture {
             queue: queue(name),
             wants: vec![want],
         };
-        self.store.lease(vec![request]).await.remove(0).unwrap()
+        self.store.lease(vec![request]).await.remove(0)
     }
 
     pub async fn settle(&self, lease: &LeaseRef, outcome: Outcome) -> SettleResult {
-        let settlement = Settlement {
-            lease: lease.clone(),
-            outcome,
-            class: None,
-            run_ms: 1,
-        };
+        self.try_settle(lease, outcome).await.unwrap()
+    }
+
+    pub async fn try_settle(&self, lease: &LeaseRef, outcome: Outcome) -> StoreResult<SettleResult> {
         self.store
-            .settle(vec![SettleItem {
-                settlement,
-                random: 0.5,
-            }])
+            .settle(vec![settlement(lease, outcome)])
             .await
             .remove(0)
-            .unwrap()
+    }
+
+    pub async fn renew(&self, lease: &LeaseRef) -> StoreResult<RenewAnswer> {
+        self.store.renew(vec![lease.clone()]).await.remove(0)
     }
 
     pub async fn release(&self, name: &str, worker: &Worker, cause: ReleaseCause) -> u64 {
@@ -264,6 +274,19 @@ pub fn lease_of(job: &Job) -> LeaseRef {
     LeaseRef {
         id: job.id.clone(),
         fence: job.fence,
+    }
+}
+
+pub fn settlement(lease: &LeaseRef, outcome: Outcome) -> SettleItem {
+    let settlement = Settlement {
+        lease: lease.clone(),
+        outcome,
+        class: None,
+        run_ms: 1,
+    };
+    SettleItem {
+        settlement,
+        random: 0.5,
     }
 }
 

@@ -55,7 +55,8 @@ pub async fn try_batch(router: String, batch: &[NewJob]) -> Result<Vec<String>, 
     let answer = client
         .submit_jobs(request)
         .await
-        .map_err(|status| status.to_string())?
+        // The reason is one of the texts among the details.
+        .map_err(|status| format!("{status} {}", String::from_utf8_lossy(status.details())))?
         .into_inner();
     let id = |item: tidegate_protocol::v1::submit_jobs_response::Item| match item.result {
         Some(item::Result::Job(job)) => Ok(job.job_id),

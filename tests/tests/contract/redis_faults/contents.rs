@@ -1,0 +1,179 @@
+//! What is stored is not what this version writes, or not what it wrote; and what is large.
+
+use tidegate_protocol::domain::{JobState, SettleResult, SubmitOutcome};
+use tidegate_store::{ITEMS_PER_CALL_MAX, OpenError, OpenOptions, StoreError, open};
+use tidegate_tests::{Redis, RedisOptions, Sandbox};
+
+use super::life;
+use crate::fixture::{Fixture, Worker, job, lease_of, ok, redis_server, settlement};
+
+const STORE: &str = "{tg}:store";
+
+/// Why a router that starts now does not use this Redis.
+async fn unsuitable(redis: &Redis<'_>) -> String {
+    let opened = open(&redis.url(), &OpenOptions::default()).await;
+    match opened.err() {
+        Some(OpenError::Unsuitable(text)) => text,
+        other => panic!("it was not refused as unsuitable: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_forgets_its_functions_is_given_them_again() {
+    let sandbox = Sandbox::new();
+    let redis = redis_server(&sandbox).await;
+    let f = Fixture::redis_at(&redis.url(), 0).await;
+    let mut life = life(&f).await;
+    let forget = async || redis.must(&["FUNCTION", "FLUSH"]).await;
+    forget().await;
+    life.submit(&f).await.unwrap();
+    forget().await;
+    f.renew(&life.lease).await.unwrap();
+    forget().await;
+    f.sweep("email").await;
+    forget().await;
+    let granted = f.lease("email", &Worker::new(2), 1).await.grants.remove(0);
+    forget().await;
+    let recorded = SettleResult::Recorded(JobState::Succeeded);
+    assert_eq!(f.settle(&lease_of(&granted.job), ok()).await, recorded);
+    forget().await;
+    life.ids.retain(|id| *id != granted.job.id);
+    assert_eq!(f.settle(&life.lease, ok()).await, recorded);
+    assert_eq!(f.stats("email").await.ready, 2);
+    f.store.close().await;
+}
+
+#[tokio::test]
+async fn a_store_of_another_version_is_refused_and_left_as_it_is() {
+    let sandbox = Sandbox::new();
+    let redis = redis_server(&sandbox).await;
+    let f = Fixture::redis_at(&redis.url(), 0).await;
+    f.store.pulse().await.unwrap();
+    let corrupt = async || match f.store.pulse().await {
+        Err(StoreError::Corrupt(text)) => text,
+        other => panic!("the pulse answered {other:?}"),
+    };
+
+    redis.must(&["HSET", STORE, "schema", "99"]).await;
+    for text in [unsuitable(&redis).await, corrupt().await] {
+        assert!(
+            text.contains("newer Tidegate: use that version") && text.contains("schema 99"),
+            "{text}"
+        );
+    }
+    redis.must(&["HDEL", STORE, "schema"]).await;
+    for text in [unsuitable(&redis).await, corrupt().await] {
+        assert!(
+            text.contains("older Tidegate") && text.contains("or use another database"),
+            "{text}"
+        );
+    }
+    redis.must(&["HSET", STORE, "schema", "2"]).await;
+    f.store.pulse().await.unwrap();
+    f.store.close().await;
+}
+
+/// The body's version is in the upper half of its byte 11, the head's is its first byte.
+#[tokio::test]
+async fn a_job_of_an_unknown_format_is_named_and_the_others_go_on() {
+    let sandbox = Sandbox::new();
+    let redis = redis_server(&sandbox).await;
+    let f = Fixture::redis_at(&redis.url(), 0).await;
+    let (sms, email) = (f.fill("sms", 2).await, f.fill("email", 2).await);
+    let grants = f.lease("email", &Worker::new(1), 2).await.grants;
+    let newer_body = "local id = redis.call('LINDEX', '{tg:sms:0}:ready:0', -1) \
+        local body = redis.call('HGET', '{tg:sms:0}:bodies', id) \
+        return redis.call('HSET', '{tg:sms:0}:bodies', id, body:sub(1, 10) .. '\\144' .. body:sub(12))";
+    redis.must(&["EVAL", newer_body, "0"]).await;
+    let newer_head = "local id, heads = nil, redis.call('HGETALL', '{tg:email:0}:heads') \
+        for i = 1, #heads, 2 do if not id or heads[i] > id then id = heads[i] end end \
+        local head = redis.call('HGET', '{tg:email:0}:heads', id) \
+        return redis.call('HSET', '{tg:email:0}:heads', id, '\\9' .. head:sub(2))";
+    redis.must(&["EVAL", newer_head, "0"]).await;
+
+    for id in [&sms[1], &email[1]] {
+        let answer = f.store.get(vec![id.clone()]).await.remove(0);
+        assert!(
+            matches!(&answer, Err(StoreError::Corrupt(text)) if text.contains("unknown format 9")),
+            "{answer:?}"
+        );
+    }
+    // In one call with others it fails alone.
+    let answers = f.store.get(email.clone()).await;
+    assert_eq!(
+        answers[0].as_ref().unwrap().as_ref().unwrap().state,
+        JobState::Running
+    );
+    assert!(matches!(answers[1], Err(StoreError::Corrupt(_))), "{answers:?}");
+    let settlements = grants.iter().map(|grant| settlement(&lease_of(&grant.job), ok()));
+    let answers = f.store.settle(settlements.collect()).await;
+    let recorded = SettleResult::Recorded(JobState::Succeeded);
+    assert_eq!(answers[0], Ok(recorded));
+    assert!(matches!(answers[1], Err(StoreError::Corrupt(_))), "{answers:?}");
+    let granted = f.lease("sms", &Worker::new(1), 1).await.grants.remove(0);
+    assert_eq!(granted.job.id, sms[0]);
+    assert_eq!(f.settle(&lease_of(&granted.job), ok()).await, recorded);
+    f.store.close().await;
+}
+
+#[tokio::test]
+async fn a_server_that_evicts_is_refused() {
+    let sandbox = Sandbox::new();
+    let options = RedisOptions::default().with("maxmemory-policy", "allkeys-lru");
+    let redis = Redis::start(&sandbox, options).await;
+    let text = unsuitable(&redis).await;
+    assert!(text.contains("set maxmemory-policy noeviction"), "{text}");
+
+    // One that begins to, under a running router, is noticed by the next pulse.
+    let policy = async |policy: &str| redis.must(&["CONFIG", "SET", "maxmemory-policy", policy]).await;
+    policy("noeviction").await;
+    let f = Fixture::redis_at(&redis.url(), 0).await;
+    f.store.pulse().await.unwrap();
+    policy("allkeys-random").await;
+    let answer = f.store.pulse().await;
+    assert!(
+        matches!(&answer, Err(StoreError::Unavailable(text)) if text.contains("allkeys-random")),
+        "{answer:?}"
+    );
+    policy("noeviction").await;
+    f.store.pulse().await.unwrap();
+    f.store.close().await;
+}
+
+#[tokio::test]
+async fn lists_of_any_length_and_the_longest_keys_are_worked_off() {
+    let sandbox = Sandbox::new();
+    let redis = redis_server(&sandbox).await;
+    let f = Fixture::redis_at(&redis.url(), 0).await;
+    let n = 2 * ITEMS_PER_CALL_MAX + 1;
+    let jobs: Vec<_> = (0..n)
+        .map(|i| {
+            let mut new = job("email", "{}");
+            new.idempotency_key = Some(format!("{i:0>255}"));
+            new
+        })
+        .collect();
+    for outcome in [SubmitOutcome::Created, SubmitOutcome::Duplicate] {
+        let answers = f.store.submit(jobs.clone()).await;
+        assert_eq!(answers.len(), n);
+        for (answer, job) in answers.into_iter().zip(&jobs) {
+            let answer = answer.unwrap();
+            assert_eq!((answer.outcome, &answer.id), (outcome, &job.id));
+        }
+    }
+    // A lease is one call: what it does not grant, the next one does.
+    let worker = Worker::new(1);
+    let mut leases = Vec::new();
+    while leases.len() < n {
+        let grants = f.lease("email", &worker, n as u32).await.grants;
+        assert!(!grants.is_empty() && grants.len() <= ITEMS_PER_CALL_MAX);
+        leases.extend(grants.iter().map(|grant| lease_of(&grant.job)));
+    }
+    let renewed = f.store.renew(leases.clone()).await;
+    assert!(renewed.len() == n && renewed.iter().all(Result::is_ok));
+    for lease in &leases[..3] {
+        f.settle(lease, ok()).await;
+    }
+    assert_eq!(f.stats("email").await.slots, n as u64 - 3);
+    f.store.close().await;
+}
