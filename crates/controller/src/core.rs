@@ -16,7 +16,7 @@ mod view;
 
 use std::collections::{BTreeMap, HashMap};
 
-use tidegate_flow::{caps::Ledger, histogram::Histogram, strategy};
+use tidegate_flow::{caps::Ledger, governor, histogram::Histogram};
 use tidegate_protocol::domain::{QueueName, Resource, Version};
 use uuid::Uuid;
 
@@ -65,7 +65,7 @@ pub struct Core {
     writer: Option<StreamId>,
     /// Requests in a row that the writer left without an answer.
     writer_misses: u32,
-    strategies: strategy::State,
+    governor: governor::State,
     history: History,
     frozen: bool,
     learning_until_ms: u64,
@@ -111,7 +111,7 @@ impl Core {
             requests: HashMap::new(),
             writer: None,
             writer_misses: 0,
-            strategies: strategy::State::new(),
+            governor: governor::State::default(),
             history: History::default(),
             frozen: false,
             learning_until_ms: 0,

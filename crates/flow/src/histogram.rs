@@ -20,6 +20,13 @@ pub struct Histogram {
     sum_squares_ms: f64,
 }
 
+crate::codec::plain!(Histogram {
+    buckets,
+    count,
+    sum_ms,
+    sum_squares_ms
+});
+
 impl Histogram {
     /// One that was counted elsewhere. The count is that of the buckets; what is no number counts as nothing.
     pub fn from_parts(buckets: &[u32], sum_ms: f64, sum_squares_ms: f64) -> Self {

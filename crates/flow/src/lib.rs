@@ -3,13 +3,15 @@
 //! No clock, no randomness, no I/O and no dependency: time and random values are arguments. So a decision can be tested
 //! in an instant, replayed from a record, and simulated faster than real time.
 
+pub mod admission;
 pub mod backoff;
 pub mod breaker;
 pub mod budget;
 pub mod caps;
+pub mod codec;
+pub mod governor;
 pub mod histogram;
 pub mod shard;
-pub mod strategy;
 
 /// Numbers for tests that try many cases: the same ones every time.
 #[cfg(test)]

@@ -3,10 +3,15 @@
 //! In proportion to free slots, jointly over all queues, so that a worker's targets fit into its slots. What rounding
 //! leaves goes first to workers that hold it already: a job that moves between workers costs caches and connections.
 
-use std::collections::BTreeMap;
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BinaryHeap},
+};
 
 /// Turns of the fractional division; what is left then is less than a slot in all practical cases.
 const ROUNDS_MAX: usize = 32;
+/// Slots that a turn moves, below which the division has come to rest.
+const POURED: f64 = 1e-6;
 
 /// One worker as the division sees it.
 #[derive(Clone, Debug)]
@@ -25,179 +30,263 @@ pub type Targets = BTreeMap<usize, u32>;
 /// Divides `wanted` (by queue). A queue may get less than wanted where slots are short; never more, and none gets nothing
 /// while another one on the same worker has two.
 pub fn divide(wanted: &[u32], workers: &[Worker]) -> Vec<Targets> {
-    let nothing = vec![0; wanted.len()];
-    let mut targets: Vec<Targets> = quotas(&nothing, workers)
-        .iter()
-        .map(|quotas| quotas.keys().map(|queue| (*queue, 0)).collect())
-        .collect();
-    let mut free: Vec<u32> = workers.iter().map(|worker| worker.slots).collect();
+    let mut table = Table::new(wanted, workers);
     // One each first: what is divided in proportion leaves small queues with fractions.
     let floors: Vec<u32> = wanted.iter().map(|wanted| (*wanted).min(1)).collect();
-    deal(
-        &floors,
-        workers,
-        &quotas(&nothing, workers),
-        &mut targets,
-        &mut free,
-    );
+    table.deal(&floors);
+    table.pour();
+    table.deal(wanted);
+    for (queue, wanted) in wanted.iter().enumerate() {
+        while table.given[queue] < *wanted && table.make_room(queue) {}
+    }
+    table.into_targets()
+}
 
-    let rest: Vec<u32> = (0..wanted.len())
-        .map(|queue| wanted[queue].saturating_sub(given(queue, &targets)))
-        .collect();
-    let with_room: Vec<Worker> = workers
-        .iter()
-        .zip(&free)
-        .map(|(worker, free)| Worker {
-            slots: *free,
-            ..worker.clone()
-        })
-        .collect();
-    let mut quotas = quotas(&rest, &with_room);
-    for (at, quotas) in quotas.iter_mut().enumerate() {
-        for (queue, quota) in quotas {
-            let target = targets[at].entry(*queue).or_default();
-            let whole = (*quota + 1e-9).floor() as u32;
-            free[at] = free[at].saturating_sub(whole);
-            // From here on the quota is of everything that it holds.
-            *quota += f64::from(*target);
-            *target += whole;
+/// One queue at one worker.
+struct Place {
+    worker: usize,
+    queue: usize,
+    target: u32,
+    held: u32,
+    /// Its part of what is wanted, with fractions.
+    quota: f64,
+}
+
+/// Places by worker and by queue. Free slots only ever become fewer, which is what keeps every walk over it short.
+struct Table<'a> {
+    workers: &'a [Worker],
+    wanted: Vec<u32>,
+    places: Vec<Place>,
+    /// First place of each worker, and the end.
+    of_worker: Vec<usize>,
+    of_queue: Vec<Vec<usize>>,
+    free: Vec<u32>,
+    given: Vec<u32>,
+    /// Order of the workers' ids: ties go to the first.
+    rank: Vec<usize>,
+    /// For each queue, how many of its places are known to have no free slot.
+    full: Vec<usize>,
+}
+
+impl<'a> Table<'a> {
+    fn new(wanted: &[u32], workers: &'a [Worker]) -> Self {
+        let mut places = Vec::new();
+        let mut of_worker = Vec::with_capacity(workers.len() + 1);
+        let mut of_queue = vec![Vec::new(); wanted.len()];
+        for (at, worker) in workers.iter().enumerate() {
+            of_worker.push(places.len());
+            let mut serves: Vec<usize> = worker
+                .serves
+                .iter()
+                .copied()
+                .filter(|q| *q < wanted.len())
+                .collect();
+            serves.sort_unstable();
+            serves.dedup();
+            for queue in serves {
+                of_queue[queue].push(places.len());
+                let held = worker.held.get(&queue).copied().unwrap_or(0);
+                places.push(Place {
+                    worker: at,
+                    queue,
+                    target: 0,
+                    held,
+                    quota: 0.0,
+                });
+            }
+        }
+        of_worker.push(places.len());
+        let mut order: Vec<usize> = (0..workers.len()).collect();
+        order.sort_by(|a, b| workers[*a].id.cmp(&workers[*b].id));
+        let mut rank = vec![0; workers.len()];
+        order
+            .into_iter()
+            .enumerate()
+            .for_each(|(place, worker)| rank[worker] = place);
+        Self {
+            workers,
+            wanted: wanted.to_vec(),
+            places,
+            of_worker,
+            of_queue,
+            free: workers.iter().map(|worker| worker.slots).collect(),
+            given: vec![0; wanted.len()],
+            rank,
+            full: vec![0; wanted.len()],
         }
     }
-    deal(wanted, workers, &quotas, &mut targets, &mut free);
-    for (queue, wanted) in wanted.iter().enumerate() {
-        for _ in given(queue, &targets)..*wanted {
-            if !make_room(queue, workers, &mut targets, &mut free) {
+
+    fn give(&mut self, place: usize, slots: u32) {
+        let Place { worker, queue, .. } = self.places[place];
+        self.places[place].target += slots;
+        self.free[worker] -= slots;
+        self.given[queue] += slots;
+    }
+
+    /// How much a place should be the next to get one: held before, then the largest missing fraction, then its id.
+    fn turn(&self, place: usize) -> Turn {
+        let at = &self.places[place];
+        Turn {
+            holds_more: at.held > at.target,
+            missing: at.quota - f64::from(at.target),
+            rank: self.rank[at.worker],
+            place,
+        }
+    }
+
+    /// Deals free slots up to what is wanted: one a queue and turn, to those with least first.
+    fn deal(&mut self, wanted: &[u32]) {
+        let mut open: Vec<usize> = (0..wanted.len())
+            .filter(|queue| self.given[*queue] < wanted[*queue])
+            .collect();
+        let mut turns: Vec<BinaryHeap<Turn>> = (0..wanted.len()).map(|_| BinaryHeap::new()).collect();
+        for queue in &open {
+            turns[*queue] = self.of_queue[*queue]
+                .iter()
+                .map(|place| self.turn(*place))
+                .collect();
+        }
+        // Ends: each turn gives at least one slot, or closes every queue.
+        while !open.is_empty() {
+            open.sort_by_key(|queue| self.given[*queue]);
+            open.retain(|queue| {
+                // Who is full now stays full.
+                let next = loop {
+                    match turns[*queue].pop() {
+                        Some(turn) if self.free[self.places[turn.place].worker] == 0 => {}
+                        next => break next,
+                    }
+                };
+                let Some(Turn { place, .. }) = next else {
+                    return false;
+                };
+                self.give(place, 1);
+                turns[*queue].push(self.turn(place));
+                self.given[*queue] < wanted[*queue]
+            });
+        }
+    }
+
+    /// The fractional division: every queue pours what it still wants over its workers by their free slots; a worker
+    /// that would overflow takes its share of each. Whole slots are given at once, fractions are what is dealt by later.
+    fn pour(&mut self) {
+        let mut left: Vec<f64> = self
+            .wanted
+            .iter()
+            .zip(&self.given)
+            .map(|(wanted, given)| f64::from(wanted - given.min(wanted)))
+            .collect();
+        let mut free: Vec<f64> = self.free.iter().map(|free| f64::from(*free)).collect();
+        for _ in 0..ROUNDS_MAX {
+            let mut reach = vec![0.0; left.len()];
+            self.places
+                .iter()
+                .for_each(|place| reach[place.queue] += free[place.worker]);
+            let mut moved = vec![0.0; left.len()];
+            for (worker, free) in free.iter_mut().enumerate() {
+                let places = &mut self.places[self.of_worker[worker]..self.of_worker[worker + 1]];
+                let share = |place: &Place| match reach[place.queue] > 0.0 {
+                    true => left[place.queue] * *free / reach[place.queue],
+                    false => 0.0,
+                };
+                let offered: f64 = places.iter().map(share).sum();
+                let fits = if offered > *free { *free / offered } else { 1.0 };
+                for place in places {
+                    let taken = share(place) * fits;
+                    place.quota += taken;
+                    moved[place.queue] += taken;
+                }
+                *free = (*free - offered * fits).max(0.0);
+            }
+            left.iter_mut()
+                .zip(&moved)
+                .for_each(|(left, moved)| *left -= moved);
+            if moved.iter().sum::<f64>() < POURED {
                 break;
             }
         }
-    }
-    targets
-}
-
-fn given(queue: usize, targets: &[Targets]) -> u32 {
-    targets.iter().filter_map(|targets| targets.get(&queue)).sum()
-}
-
-/// Deals free slots up to what is wanted: one a queue and turn, to those with least first.
-fn deal(
-    wanted: &[u32],
-    workers: &[Worker],
-    quotas: &[BTreeMap<usize, f64>],
-    targets: &mut [Targets],
-    free: &mut [u32],
-) {
-    let mut open: Vec<usize> = (0..wanted.len())
-        .filter(|queue| given(*queue, targets) < wanted[*queue])
-        .collect();
-    // Ends: each turn gives at least one slot, or closes every queue.
-    while !open.is_empty() {
-        open.sort_by_key(|queue| given(*queue, targets));
-        open.retain(|queue| {
-            let Some(at) = turn(*queue, workers, quotas, targets, free).first().copied() else {
-                return false;
-            };
-            let target = targets[at].entry(*queue).or_default();
-            *target += 1;
-            free[at] -= 1;
-            given(*queue, targets) < wanted[*queue]
-        });
-    }
-}
-
-/// One slot more for a queue whose workers are all full: a job of another queue moves on to a worker with room.
-fn make_room(queue: usize, workers: &[Worker], targets: &mut [Targets], free: &mut [u32]) -> bool {
-    let roomy: Vec<usize> = (0..workers.len()).filter(|at| free[*at] > 0).collect();
-    for at in (0..workers.len()).filter(|at| workers[*at].serves.contains(&queue)) {
-        let movable = targets[at]
-            .iter()
-            .filter(|(other, held)| **other != queue && **held > 0);
-        let way = movable
-            .filter_map(|(other, _)| {
-                let to = roomy.iter().find(|to| workers[**to].serves.contains(other))?;
-                Some((*other, *to))
-            })
-            .next();
-        let Some((other, to)) = way else { continue };
-        *targets[at].entry(other).or_default() -= 1;
-        *targets[to].entry(other).or_default() += 1;
-        *targets[at].entry(queue).or_default() += 1;
-        free[to] -= 1;
-        return true;
-    }
-    false
-}
-
-/// Who may take one more of the queue, best first.
-fn turn(
-    queue: usize,
-    workers: &[Worker],
-    quotas: &[BTreeMap<usize, f64>],
-    targets: &[Targets],
-    free: &[u32],
-) -> Vec<usize> {
-    let given = |at: usize| targets[at].get(&queue).copied().unwrap_or(0);
-    let missing = |at: usize| {
-        let quota = quotas[at].get(&queue).copied().unwrap_or(0.0);
-        quota - f64::from(given(at))
-    };
-    let holds_more = |at: usize| workers[at].held.get(&queue).is_some_and(|held| *held > given(at));
-    let mut able: Vec<usize> = (0..workers.len())
-        .filter(|at| free[*at] > 0 && workers[*at].serves.contains(&queue))
-        .collect();
-    able.sort_by(|a, b| {
-        let by_hold = holds_more(*b).cmp(&holds_more(*a));
-        by_hold
-            .then(missing(*b).total_cmp(&missing(*a)))
-            .then(workers[*a].id.cmp(&workers[*b].id))
-    });
-    able
-}
-
-/// The fractional division: every queue pours what it still wants over its workers by their free slots; a worker that
-/// would overflow takes its share of each.
-fn quotas(wanted: &[u32], workers: &[Worker]) -> Vec<BTreeMap<usize, f64>> {
-    let mut quotas: Vec<BTreeMap<usize, f64>> = workers
-        .iter()
-        .map(|worker| {
-            let known = worker.serves.iter().filter(|queue| **queue < wanted.len());
-            known.map(|queue| (*queue, 0.0)).collect()
-        })
-        .collect();
-    let mut left: Vec<f64> = wanted.iter().map(|wanted| f64::from(*wanted)).collect();
-    let mut free: Vec<f64> = workers.iter().map(|worker| f64::from(worker.slots)).collect();
-    for _ in 0..ROUNDS_MAX {
-        let mut reach = vec![0.0; wanted.len()];
-        for (at, quotas) in quotas.iter().enumerate() {
-            quotas.keys().for_each(|queue| reach[*queue] += free[at]);
+        for place in 0..self.places.len() {
+            let whole = (self.places[place].quota + 1e-9).floor() as u32;
+            // From here on the quota is of everything that it holds.
+            self.places[place].quota += f64::from(self.places[place].target);
+            self.give(place, whole.min(self.free[self.places[place].worker]));
         }
-        let mut moved = vec![0.0; wanted.len()];
-        for (at, quotas) in quotas.iter_mut().enumerate() {
-            let share = |queue: usize| match reach[queue] > 0.0 {
-                true => left[queue] * free[at] / reach[queue],
-                false => 0.0,
-            };
-            let offered: f64 = quotas.keys().map(|queue| share(*queue)).sum();
-            let fits = if offered > free[at] {
-                free[at] / offered
-            } else {
-                1.0
-            };
-            for (queue, quota) in quotas.iter_mut() {
-                let taken = share(*queue) * fits;
-                *quota += taken;
-                moved[*queue] += taken;
+    }
+
+    /// One slot more for a queue whose workers are all full: a job of another queue moves on to a worker with room.
+    fn make_room(&mut self, queue: usize) -> bool {
+        for at in 0..self.of_queue[queue].len() {
+            let here = self.of_queue[queue][at];
+            let worker = self.places[here].worker;
+            for other in self.of_worker[worker]..self.of_worker[worker + 1] {
+                if self.places[other].queue == queue || self.places[other].target == 0 {
+                    continue;
+                }
+                let Some(to) = self.with_room(self.places[other].queue) else {
+                    continue;
+                };
+                self.places[other].target -= 1;
+                self.places[to].target += 1;
+                self.free[self.places[to].worker] -= 1;
+                self.places[here].target += 1;
+                self.given[queue] += 1;
+                return true;
             }
-            free[at] = (free[at] - offered * fits).max(0.0);
         }
-        left.iter_mut()
-            .zip(&moved)
-            .for_each(|(left, moved)| *left -= moved);
-        if moved.iter().sum::<f64>() < 1e-6 {
-            break;
-        }
+        false
     }
-    quotas
+
+    /// A place of the queue with a free slot.
+    fn with_room(&mut self, queue: usize) -> Option<usize> {
+        while let Some(place) = self.of_queue[queue].get(self.full[queue]).copied() {
+            if self.free[self.places[place].worker] > 0 {
+                return Some(place);
+            }
+            self.full[queue] += 1;
+        }
+        None
+    }
+
+    fn into_targets(self) -> Vec<Targets> {
+        (0..self.workers.len())
+            .map(|worker| {
+                let places = &self.places[self.of_worker[worker]..self.of_worker[worker + 1]];
+                places.iter().map(|place| (place.queue, place.target)).collect()
+            })
+            .collect()
+    }
 }
+
+/// A place in the line of its queue; the greatest comes first.
+struct Turn {
+    holds_more: bool,
+    missing: f64,
+    rank: usize,
+    place: usize,
+}
+
+impl Ord for Turn {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let by_hold = self.holds_more.cmp(&other.holds_more);
+        by_hold
+            .then(self.missing.total_cmp(&other.missing))
+            .then(other.rank.cmp(&self.rank))
+    }
+}
+
+impl PartialOrd for Turn {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Turn {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Turn {}
 
 #[cfg(test)]
 mod tests {
@@ -259,7 +348,9 @@ mod tests {
                 .map(|(i, slots)| worker(&i.to_string(), *slots, &serves, &[]))
                 .collect();
             let targets = divide(wanted, &workers);
-            let sums: Vec<u32> = (0..wanted.len()).map(|queue| given(queue, &targets)).collect();
+            let sums: Vec<u32> = (0..wanted.len())
+                .map(|queue| targets.iter().filter_map(|targets| targets.get(&queue)).sum())
+                .collect();
             let (least, most) = (sums.iter().min().unwrap(), sums.iter().max().unwrap());
             assert!(*least > 0 || *most < 2, "{wanted:?} on {slots:?}: {sums:?}");
             assert_eq!(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tidegate_flow::{caps::Stamp, strategy::Reason};
+use tidegate_flow::caps::Stamp;
 use tidegate_protocol::domain::{Cap, CapRecord, QueueName, Version};
 
 use super::{
@@ -149,11 +149,9 @@ impl Core {
     fn cap_of(&self, name: &QueueName, cap: u32) -> Cap {
         let goal = self.queues.get(name).map(|queue| &queue.goal);
         let safe = goal.map_or(cap, |goal| goal.safe);
-        let retry_cap = match goal {
-            // Where attempts fail, retries would crowd out first attempts, which still say whether it is over.
-            Some(goal) if goal.retries_held => cap.div_ceil(4).max(1).min(cap),
-            _ => cap,
-        };
+        // Where attempts fail, retries would crowd out first attempts, which still say whether it is over.
+        let share = goal.map_or(1.0, |goal| goal.retry_share);
+        let retry_cap = ((f64::from(cap) * share).ceil() as u32).max(1).min(cap);
         Cap { cap, retry_cap, safe }
     }
 
@@ -291,16 +289,4 @@ impl Core {
             self.forget_policy(&name, now);
         }
     }
-}
-
-/// Whether a decision is a cut, which says more than that the budget is short as well.
-pub(super) fn is_cut(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::ErrorCut
-            | Reason::LatencyCut
-            | Reason::PoolSaturation
-            | Reason::StoreLatency
-            | Reason::BreakerOpen
-    )
 }

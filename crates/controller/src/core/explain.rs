@@ -1,31 +1,8 @@
 //! Decisions in words, for people who ask why a queue runs as much as it does.
 
-use tidegate_flow::strategy::Reason;
 use tidegate_protocol::domain::QueueName;
 
 use super::{Core, model::Decision};
-
-/// One sentence on what a reason means.
-pub(super) fn why(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Cold => "it has just been met and starts from here",
-        Reason::Demand => "jobs wait and the slots are in use",
-        Reason::StepCap => "it asks for more, and a tick moves only so far",
-        Reason::Hysteresis => "nothing asks for a change",
-        Reason::IdleDecay => "it uses less than half of what it has and nothing waits",
-        Reason::HardCap => "a resource has no more to give",
-        Reason::PoolSaturation => "the resource is used up by all its users",
-        Reason::LatencyCut => "jobs have become slower with more of them",
-        Reason::ErrorCut => "its jobs fail or its downstream refuses them",
-        Reason::StoreLatency => "the job store answers slowly",
-        Reason::BreakerOpen => "its downstream is gone; a few jobs try it",
-        Reason::Floor => "it is at its floor",
-        Reason::Draining => "a raise waits for slots that other queues still hold",
-        Reason::NoWorkers => "the connected workers have no more slots for it",
-        Reason::Learning => "this controller has just taken over and looks on",
-        Reason::Manual => "an operator has said so",
-    }
-}
 
 /// The change and its cause, in one line.
 pub(super) fn text(decision: &Decision, limited_by: Option<&str>) -> String {
@@ -43,7 +20,7 @@ pub(super) fn text(decision: &Decision, limited_by: Option<&str>) -> String {
     let resource = limited_by.map_or_else(String::new, |name| format!(" ({name})"));
     format!(
         "{change}, target {target}, wanted {wanted}: {}{resource}",
-        why(decision.reason)
+        decision.reason.why()
     )
 }
 
@@ -70,7 +47,7 @@ impl Core {
                 ". {} ({}): {}",
                 newest.reason.as_str(),
                 newest.text,
-                why(newest.reason)
+                newest.reason.why()
             );
         } else {
             text += ". nothing has been decided yet: the job store has not answered for it";

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use tidegate_flow::{
+    governor::{Inputs, QueueInputs, Reason, ResourceInputs, StoreInputs, Strategy},
     histogram::Histogram,
-    strategy::{Inputs, Reason, Strategy},
 };
 use tidegate_protocol::domain::{self, Policy, Probe, QueueName};
 
@@ -62,10 +62,8 @@ struct FromNodes {
 
 /// What nodes say of everything.
 #[derive(Debug, Default)]
-pub(super) struct SeenByNodes {
+struct SeenByNodes {
     queues: HashMap<QueueName, FromNodes>,
-    /// By resource, where it is measured.
-    saturation: HashMap<String, f64>,
 }
 
 /// What the last tick decided for a queue.
@@ -76,8 +74,8 @@ pub(super) struct Goal {
     pub safe: u32,
     pub wanted: u32,
     pub target: u32,
-    /// Retries are held to a part of the cap.
-    pub retries_held: bool,
+    /// Share of the cap that retries may hold.
+    pub retry_share: f64,
     pub limited_by: Option<String>,
     pub reason: Reason,
     pub inputs: Vec<(&'static str, f64)>,
@@ -90,7 +88,7 @@ impl Default for Goal {
             safe: 0,
             wanted: 0,
             target: 0,
-            retries_held: false,
+            retry_share: 1.0,
             limited_by: None,
             reason: Reason::Cold,
             inputs: Vec::new(),
@@ -174,14 +172,36 @@ impl Core {
         true
     }
 
-    /// Closes the window of a queue and gives what the strategy asks for. `None`: the store has never answered for it, and
-    /// where to start from is not known.
-    pub(super) fn inputs_of(
-        &mut self,
-        name: &QueueName,
-        seen: &SeenByNodes,
-        elapsed_ms: u64,
-    ) -> Option<Inputs> {
+    /// Closes every window and gives what the governor asks for.
+    pub(super) fn governor_inputs(&mut self, elapsed_ms: u64) -> Inputs {
+        let seen = self.seen_by_nodes();
+        let names: Vec<QueueName> = self.queues.keys().cloned().collect();
+        let mut queues = std::collections::BTreeMap::new();
+        for name in &names {
+            if let Some(inputs) = self.inputs_of(name, &seen, elapsed_ms) {
+                queues.insert(name.to_string(), inputs);
+            }
+        }
+        let resources = self
+            .resources
+            .keys()
+            .map(|name| (name.clone(), self.resource_inputs(name)));
+        Inputs {
+            elapsed_ms,
+            tick_ms: self.settings.tick_ms,
+            store: StoreInputs {
+                latency_ms: (self.store_latency_ms > 0.0).then_some(self.store_latency_ms),
+                // Routers know their own; how long a lease lives is the bound that matters here.
+                timeout_ms: 0,
+                lease_ttl_ms: Policy::default().lease_ttl_ms,
+            },
+            resources: resources.collect(),
+            queues,
+        }
+    }
+
+    /// `None`: the store has never answered for the queue, and where to start from is not known.
+    fn inputs_of(&mut self, name: &QueueName, seen: &SeenByNodes, elapsed_ms: u64) -> Option<QueueInputs> {
         if !self.queues.get(name)?.is_decided && !self.caps.is_adopted(name.as_str()) {
             return None;
         }
@@ -190,41 +210,59 @@ impl Core {
             in_flight,
             is_down,
         } = seen.queues.get(name).copied().unwrap_or_default();
-        let costs = self.queues.get(name)?.costs();
-        let saturation = costs
-            .iter()
-            .filter_map(|(resource, _)| seen.saturation.get(resource).copied())
-            .fold(0.0, f64::max);
-        let store_latency_ms = self.store_latency_ms;
+        let (all_frozen, current) = (self.frozen, self.caps.current(name.as_str()));
         let queue = self.queues.get_mut(name)?;
         let counts = std::mem::take(&mut queue.window);
         queue.seen = queue.seen.after(&counts, elapsed_ms);
-        let policy = queue.policy();
-        Some(Inputs {
+        let (policy, costs) = (queue.policy(), queue.costs());
+        let pinned = match (queue.removing, queue.pin) {
+            (true, _) => Some(0),
+            // What is held where it is goes on from there.
+            (false, None) if all_frozen || queue.frozen => current,
+            (false, pin) => pin.map(|pin| pin.value),
+        };
+        Some(QueueInputs {
             strategy: strategy_of(policy.strategy),
-            min: policy.min,
+            min: if queue.removing { 0 } else { policy.min },
             max: policy.max,
-            tick_ms: self.settings.tick_ms,
+            weight: policy.weight,
+            costs,
+            pinned,
+            adopted: queue.adopted,
             ready: queue.store.ready,
             running: queue.store.running.max(in_flight.round().max(0.0) as u64),
+            // Workers report it; without one, what runs now is all that is known.
+            in_flight: (in_flight > 0.0).then_some(in_flight),
             slots,
-            adopted: queue.adopted,
             arrivals: counts.submitted,
-            completions: counts.completions(),
+            run_time: counts.run_time,
             overload: counts.overload,
             down: counts.down,
             errors: counts.errors,
             is_down,
-            run_time_mean_ms: queue.seen.mean_ms.unwrap_or(0.0),
-            run_time_p99_ms: queue.seen.p99_ms.unwrap_or(0.0),
             oldest_age_ms: queue.store.oldest_ready_age_ms,
-            store_latency_ms,
-            pool_saturation: saturation,
         })
     }
 
+    fn resource_inputs(&self, name: &str) -> ResourceInputs {
+        let (capacity, headroom) = match self.resources.get(name) {
+            Some(managed) => (managed.value.capacity, managed.value.headroom),
+            None => (0, 0.0),
+        };
+        // Pools of workers are used by jobs; who else uses the resource takes a probe to see.
+        let pools = self.pools(name);
+        ResourceInputs {
+            capacity,
+            headroom,
+            in_use: pools.map(|(in_use, _)| in_use as f64),
+            in_use_by_jobs: pools.map(|(in_use, _)| in_use as f64),
+            waiters: pools.map(|(_, waiters)| waiters as f64),
+            probe: Histogram::default(),
+        }
+    }
+
     /// What live nodes say, in one pass: a fleet has many of them.
-    pub(super) fn seen_by_nodes(&self) -> SeenByNodes {
+    fn seen_by_nodes(&self) -> SeenByNodes {
         let mut seen = SeenByNodes::default();
         for node in self.live_nodes() {
             for (queue, (mean, is_down)) in &node.gauges {
@@ -236,32 +274,23 @@ impl Core {
                 seen.queues.entry(queue.clone()).or_default().slots += u64::from(node.slots);
             }
         }
-        let measured = self.resources.keys().filter_map(|resource| {
-            let saturation = self.saturation(resource)?;
-            Some((resource.clone(), saturation))
-        });
-        seen.saturation = measured.collect();
         seen
     }
 
-    /// Used and waited for by everybody, by capacity; `None`: not measured.
-    fn saturation(&self, resource: &str) -> Option<f64> {
-        let managed = self.resources.get(resource)?;
-        let used = self.measured(resource)?;
-        Some(used as f64 / f64::from(managed.value.capacity.max(1)))
-    }
-
-    /// What workers' pools of a resource hold and wait for.
-    pub(super) fn measured(&self, resource: &str) -> Option<u64> {
+    /// What workers' pools of a resource hold and wait for; `None`: not measured.
+    fn pools(&self, resource: &str) -> Option<(u64, u64)> {
         if self.resources.get(resource)?.value.probe != Probe::Workers {
             return None;
         }
         let pools = self.live_nodes().filter_map(|node| node.resources.get(resource));
-        Some(
-            pools
-                .map(|(in_use, waiters)| u64::from(*in_use) + u64::from(*waiters))
-                .sum(),
-        )
+        Some(pools.fold((0, 0), |(in_use, waiters), (more, wait)| {
+            (in_use + u64::from(*more), waiters + u64::from(*wait))
+        }))
+    }
+
+    /// Both together.
+    pub(super) fn measured(&self, resource: &str) -> Option<u64> {
+        self.pools(resource).map(|(in_use, waiters)| in_use + waiters)
     }
 
     pub(super) fn close_store_window(&mut self) {
@@ -285,10 +314,10 @@ impl Seen {
     }
 }
 
-/// The adaptive strategy is this rule too, as long as there is no better one.
 fn strategy_of(strategy: domain::Strategy) -> Strategy {
     match strategy {
+        domain::Strategy::Adaptive => Strategy::Adaptive,
         domain::Strategy::Fixed => Strategy::Fixed,
-        domain::Strategy::Adaptive | domain::Strategy::EmaAimd => Strategy::EmaAimd,
+        domain::Strategy::EmaAimd => Strategy::EmaAimd,
     }
 }

@@ -1,6 +1,6 @@
 //! What goes into the core and what comes out of it: plain data, so that a test can say exactly what happened.
 
-use tidegate_flow::{histogram::Histogram, strategy::Reason};
+use tidegate_flow::{governor::Reason, histogram::Histogram};
 use tidegate_protocol::domain::{Cap, CapRecord, Policy, QueueName, Version};
 
 /// The time of an event.

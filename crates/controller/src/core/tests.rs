@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use tidegate_flow::strategy::Reason;
+use tidegate_flow::governor::Reason;
 use tidegate_protocol::domain::{Cap, CapRecord, Policy, Probe, ResourceCost, Strategy};
 
 use super::{
@@ -584,7 +584,7 @@ fn a_queue_without_a_policy_has_the_defaults_and_a_cap() {
     world.attach(1, Role::Router, &[], 0);
     world.attach(2, Role::Worker, &["free"], 64);
     world.busy_tick(&["free"]);
-    assert_eq!(world.cap("free"), 10);
+    assert_eq!(world.cap("free"), 16, "a quarter of the slots is kept ready");
     let explained = world.core.explain(&name("free")).unwrap().0;
     assert!(explained.contains("free: 500 ready"), "{explained}");
     assert_eq!(world.core.explain(&name("unknown")), None);

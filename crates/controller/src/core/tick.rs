@@ -3,22 +3,19 @@
 use std::collections::BTreeMap;
 
 use tidegate_flow::{
-    budget::{self, Claim},
+    governor::{self, Reason},
     shard,
-    strategy::{self, Reason},
 };
 use tidegate_protocol::domain::QueueName;
 
 use super::{
     Core,
-    caps::{Changed, is_cut},
+    caps::Changed,
     explain,
     facts::{Goal, Queue},
     model::{Decision, Effect, Now, Order, Role, StreamId},
 };
 
-/// Smoothed share of failures from which retries are held to a quarter of the cap.
-const RETRIES_HELD_FROM: f64 = 0.02;
 /// Targets are sent again this many times within their life, so that one lost message does not let them expire.
 const RESENDS: u64 = 3;
 
@@ -48,117 +45,39 @@ impl Core {
         self.record(changed, now);
     }
 
-    /// What each queue should come to: its demand within the budgets and the slots that serve it.
+    /// What each queue should come to: the governor's decision, with what overrules it.
     fn set_goals(&mut self, elapsed_ms: u64, now: Now) {
+        let inputs = self.governor_inputs(elapsed_ms);
+        let state = std::mem::take(&mut self.governor);
+        let (state, decisions) = governor::decide(state, &inputs, now.mono_ms);
+        self.governor = state;
         let names: Vec<QueueName> = self.queues.keys().cloned().collect();
-        let seen = self.seen_by_nodes();
-        let mut inputs = BTreeMap::new();
         for name in &names {
-            if let Some(of_queue) = self.inputs_of(name, &seen, elapsed_ms) {
-                inputs.insert(name.to_string(), of_queue);
-            }
-        }
-        let state = std::mem::take(&mut self.strategies);
-        let (state, mut decisions) = strategy::decide(state, &inputs, now.mono_ms);
-        self.strategies = state;
-        let budgets: Vec<u64> = self
-            .resources
-            .values()
-            .map(|managed| budget::budget(managed.value.capacity, managed.value.headroom))
-            .collect();
-        let mut wanted = Vec::new();
-        let mut within_fleet = Vec::new();
-        let mut reaches = Vec::new();
-        for name in &names {
-            let demand = decisions.get(name.as_str()).map_or(0, |decision| decision.demand);
-            let claim = self.claim(name, demand);
-            // Running jobs have slots somewhere, even if their worker is not attached here.
-            let reach = inputs.get(name.as_str()).map_or(0, |i| i.slots.max(i.running));
-            let reach = u32::try_from(reach).unwrap_or(u32::MAX);
-            // Where nothing is shared there is nothing to leave to others: the cap does not wait for workers.
-            let demand = match claim.costs.is_empty() {
-                true => claim.demand,
-                false => claim.demand.min(reach).max(claim.min),
-            };
-            within_fleet.push(Claim {
-                demand,
-                ..claim.clone()
-            });
-            reaches.push(reach);
-            wanted.push(claim);
-        }
-        let safe = budget::safe(&wanted, &budgets);
-        let given = budget::allocate(&wanted, &budgets);
-        let reachable = budget::allocate(&within_fleet, &budgets);
-        for (at, name) in names.iter().enumerate() {
-            let Some(decision) = decisions.remove(name.as_str()) else {
+            // Without an answer of the store there is nothing to decide on.
+            let Some(decision) = decisions.get(name.as_str()) else {
                 continue;
             };
-            let limited_by = given[at]
-                .limited_by
-                .and_then(|resource| self.resources.keys().nth(resource).cloned());
             let goal = Goal {
-                cap: reachable[at].slots,
-                safe: safe[at],
-                wanted: given[at].slots,
+                cap: decision.cap,
+                safe: decision.safe,
+                wanted: decision.wanted,
                 target: 0,
-                retries_held: decision
-                    .inputs
-                    .iter()
-                    .any(|(name, value)| *name == "error_ema" && *value > RETRIES_HELD_FROM),
-                limited_by,
+                retry_share: decision.retry_share,
+                limited_by: decision.limited_by.clone(),
                 reason: decision.reason,
-                inputs: decision.inputs,
+                inputs: decision.inputs.clone(),
             };
-            self.set_goal(name, goal, (wanted[at].demand, reaches[at]), now);
-        }
-    }
-
-    fn claim(&self, name: &QueueName, demand: u32) -> Claim {
-        let Some(queue) = self.queues.get(name) else {
-            return Claim {
-                min: 0,
-                demand: 0,
-                weight: 1.0,
-                costs: Vec::new(),
-            };
-        };
-        let policy = queue.policy();
-        let costs = queue.costs().into_iter().map(|(resource, units)| {
-            // An unknown resource has no budget: past the end of the list.
-            let index = self.resources.keys().position(|name| *name == resource);
-            (index.unwrap_or(usize::MAX), units)
-        });
-        let pinned = queue.pin.map(|pin| pin.value);
-        let (min, demand) = match queue.removing {
-            true => (0, 0),
-            false => (policy.min, pinned.unwrap_or(demand)),
-        };
-        Claim {
-            min,
-            demand: demand.max(min),
-            weight: policy.weight,
-            costs: costs.collect(),
+            self.set_goal(name, goal, now);
         }
     }
 
     /// The goal with what overrules it, and why.
-    fn set_goal(&mut self, name: &QueueName, mut goal: Goal, (demand, reach): (u32, u32), now: Now) {
+    fn set_goal(&mut self, name: &QueueName, mut goal: Goal, now: Now) {
         let (all_frozen, is_learning) = (self.frozen, self.is_learning(now));
         let current = self.caps.current(name.as_str());
         let Some(queue) = self.queues.get_mut(name) else {
             return;
         };
-        if !is_cut(goal.reason) {
-            if goal.cap.min(reach) < goal.wanted {
-                goal.reason = Reason::NoWorkers;
-            } else if goal.wanted < demand {
-                goal.reason = Reason::HardCap;
-            }
-        }
-        if queue.pin.is_some() || queue.removing {
-            goal.reason = Reason::Manual;
-        }
         let costs_nothing = queue.costs().is_empty();
         let held = (all_frozen || queue.frozen, is_learning, current);
         match held {

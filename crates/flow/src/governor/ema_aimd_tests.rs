@@ -1,36 +1,44 @@
 use super::*;
-use crate::strategy::Strategy;
 
 const TICK: u64 = 5_000;
 
+fn idle() -> Seen {
+    Seen {
+        min: 1,
+        max: 200,
+        tick_ms: TICK,
+        ..Seen::default()
+    }
+}
+
 /// A queue with a backlog, whose limit is all in use.
-fn busy(running: u64) -> Inputs {
-    Inputs {
+fn busy(running: u64) -> Seen {
+    Seen {
         ready: 400,
         running,
         slots: 200,
         completions: 100,
-        ..Inputs::idle(Strategy::EmaAimd, 1, 200, TICK)
+        ..idle()
     }
 }
 
 struct Rule {
-    state: Option<QueueState>,
+    state: QueueState,
     now_ms: u64,
 }
 
 impl Rule {
     fn new() -> Self {
         Self {
-            state: None,
+            state: QueueState::default(),
             now_ms: 0,
         }
     }
 
-    fn tick(&mut self, inputs: &Inputs) -> (u32, Reason) {
+    fn tick(&mut self, inputs: &Seen) -> (u32, Reason) {
         self.now_ms += TICK;
-        let (state, decision) = decide(self.state.take(), inputs, self.now_ms);
-        self.state = Some(state);
+        let (state, decision) = decide(self.state.clone(), inputs, self.now_ms);
+        self.state = state;
         (decision.demand, decision.reason)
     }
 
@@ -40,50 +48,47 @@ impl Rule {
             limit,
             ..QueueState::default()
         };
-        Self {
-            state: Some(state),
-            now_ms: 0,
-        }
+        Self { state, now_ms: 0 }
     }
 }
 
 #[test]
 fn it_starts_at_ten_or_where_the_last_leader_stood() {
     assert_eq!(Rule::new().tick(&busy(0)), (10, Reason::Cold));
-    let adopted = Inputs {
+    let adopted = Seen {
         adopted: Some(23),
         ..busy(0)
     };
     assert_eq!(Rule::new().tick(&adopted), (23, Reason::Cold));
-    let small = Inputs { max: 4, ..busy(0) };
+    let small = Seen { max: 4, ..busy(0) };
     assert_eq!(Rule::new().tick(&small), (4, Reason::Cold));
 }
 
 #[test]
 fn it_raises_only_with_backlog_and_use() {
     assert_eq!(Rule::at(20.0).tick(&busy(20)), (25, Reason::StepCap));
-    let short = Inputs {
+    let short = Seen {
         ready: 15,
         ..busy(20)
     };
     assert_eq!(Rule::at(20.0).tick(&short), (22, Reason::Demand));
     assert_eq!(Rule::at(20.0).tick(&busy(12)), (20, Reason::Hysteresis));
-    let no_backlog = Inputs { ready: 0, ..busy(20) };
+    let no_backlog = Seen { ready: 0, ..busy(20) };
     assert_eq!(Rule::at(20.0).tick(&no_backlog), (20, Reason::Hysteresis));
 }
 
 #[test]
 fn it_never_raises_in_a_tick_with_errors() {
     for failing in [
-        Inputs {
+        Seen {
             errors: 3,
             ..busy(20)
         },
-        Inputs {
+        Seen {
             overload: 1,
             ..busy(20)
         },
-        Inputs { down: 1, ..busy(20) },
+        Seen { down: 1, ..busy(20) },
     ] {
         let (demand, _) = Rule::at(20.0).tick(&failing);
         assert!(demand <= 20, "{failing:?} gave {demand}");
@@ -93,7 +98,7 @@ fn it_never_raises_in_a_tick_with_errors() {
 #[test]
 fn overload_cuts_by_a_third_and_then_waits() {
     let mut rule = Rule::at(40.0);
-    let overloaded = Inputs {
+    let overloaded = Seen {
         overload: 20,
         ..busy(40)
     };
@@ -105,7 +110,7 @@ fn overload_cuts_by_a_third_and_then_waits() {
 
 #[test]
 fn a_cut_starts_from_what_runs() {
-    let overloaded = Inputs {
+    let overloaded = Seen {
         overload: 20,
         ..busy(10)
     };
@@ -114,17 +119,17 @@ fn a_cut_starts_from_what_runs() {
 
 #[test]
 fn each_signal_has_its_cut() {
-    let full = Inputs {
+    let full = Seen {
         pool_saturation: 0.95,
         ..busy(40)
     };
     assert_eq!(Rule::at(40.0).tick(&full), (28, Reason::PoolSaturation));
-    let slow = Inputs {
+    let slow = Seen {
         store_latency_ms: 180.0,
         ..busy(40)
     };
     assert_eq!(Rule::at(40.0).tick(&slow), (28, Reason::StoreLatency));
-    let failing = Inputs {
+    let failing = Seen {
         errors: 20,
         ..busy(40)
     };
@@ -134,9 +139,9 @@ fn each_signal_has_its_cut() {
 #[test]
 fn one_slow_tick_of_the_store_is_smoothed_away() {
     let mut rule = Rule::at(40.0);
-    let calm = Inputs { ready: 0, ..busy(30) };
+    let calm = Seen { ready: 0, ..busy(30) };
     rule.tick(&calm);
-    let slow = Inputs {
+    let slow = Seen {
         store_latency_ms: 250.0,
         ..calm
     };
@@ -146,13 +151,13 @@ fn one_slow_tick_of_the_store_is_smoothed_away() {
 #[test]
 fn a_downstream_that_is_gone_gets_a_probe_and_doubles_back() {
     let mut rule = Rule::at(40.0);
-    let gone = Inputs {
+    let gone = Seen {
         completions: 0,
         down: 12,
         ..busy(40)
     };
     assert_eq!(rule.tick(&gone), (1, Reason::BreakerOpen));
-    let silent = Inputs {
+    let silent = Seen {
         completions: 0,
         ..busy(1)
     };
@@ -165,7 +170,7 @@ fn a_downstream_that_is_gone_gets_a_probe_and_doubles_back() {
 #[test]
 fn idleness_decays_to_the_warm_floor() {
     let mut rule = Rule::at(100.0);
-    let idle = Inputs::idle(Strategy::EmaAimd, 1, 200, TICK);
+    let idle = idle();
     assert_eq!(rule.tick(&idle), (75, Reason::IdleDecay));
     let last = (0..20).map(|_| rule.tick(&idle)).last();
     assert_eq!(last, Some((10, Reason::Hysteresis)));
@@ -174,10 +179,10 @@ fn idleness_decays_to_the_warm_floor() {
 #[test]
 fn a_limit_grows_to_twice_the_fleet_and_no_further() {
     let mut rule = Rule::at(10.0);
-    let short_of_slots = Inputs { slots: 8, ..busy(8) };
+    let short_of_slots = Seen { slots: 8, ..busy(8) };
     let last = (0..20).map(|_| rule.tick(&short_of_slots).0).last();
     assert_eq!(last, Some(16));
-    let nobody = Inputs { slots: 0, ..busy(0) };
+    let nobody = Seen { slots: 0, ..busy(0) };
     assert_eq!(rule.tick(&nobody).0, 16);
 }
 
@@ -191,7 +196,7 @@ fn it_finds_a_knee_and_stays_near_it() {
         let running = u64::from(limit);
         let overload = running.saturating_sub(knee) * 3;
         limit = rule
-            .tick(&Inputs {
+            .tick(&Seen {
                 overload,
                 ..busy(running)
             })

@@ -2,7 +2,11 @@
 //! while jobs wait and the slots are in use; cut by a third when anything says stop. Kept simple on purpose: it is also
 //! the baseline that other rules are measured against.
 
-use super::{Decision, Inputs, Reason};
+use super::{
+    inputs::{Inputs, QueueInputs},
+    reason::Reason,
+};
+use crate::codec::plain;
 
 /// Weight of the newest sample.
 const ALPHA: f64 = 0.3;
@@ -42,6 +46,8 @@ const DOWN_RESULTS_MIN: u64 = 5;
 const DOWN_SHARE: f64 = 0.5;
 /// A limit beyond this many times the slots of the fleet was never tried, so it is no finding.
 const UNTRIED: f64 = 2.0;
+/// Smoothed share of failures from which retries are held back.
+const RETRIES_HELD_FROM: f64 = 0.02;
 
 /// What the rule remembers of one queue.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -57,6 +63,94 @@ pub struct QueueState {
     knee: f64,
     /// The downstream is gone; the limit to come back to.
     tripped: Option<f64>,
+}
+plain!(QueueState {
+    limit,
+    depth,
+    errors,
+    saturation,
+    store_ms,
+    cut_at_ms,
+    knee,
+    tripped
+});
+
+impl QueueState {
+    /// What the rule takes for no more than an accident.
+    pub(super) fn holds_retries(&self) -> bool {
+        self.errors.unwrap_or(0.0) > RETRIES_HELD_FROM
+    }
+
+    pub(super) fn is_tripped(&self) -> bool {
+        self.tripped.is_some()
+    }
+}
+
+/// What is known of one queue at a tick. Counts are of the tick, the others are of now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Seen {
+    pub min: u32,
+    pub max: u32,
+    pub tick_ms: u64,
+    pub ready: u64,
+    pub running: u64,
+    pub slots: u64,
+    pub adopted: Option<u32>,
+    pub completions: u64,
+    pub overload: u64,
+    pub down: u64,
+    pub errors: u64,
+    pub is_down: bool,
+    pub store_latency_ms: f64,
+    /// Of the fullest resource that the queue costs: what everybody uses or waits for, by its capacity. 0: not measured.
+    pub pool_saturation: f64,
+}
+
+impl Seen {
+    pub fn of(queue: &QueueInputs, inputs: &Inputs, running: f64) -> Self {
+        let saturation = |(name, _): &(String, u32)| {
+            let resource = inputs.resources.get(name)?;
+            let sane = |units: Option<f64>| units.filter(|units| units.is_finite()).unwrap_or(0.0).max(0.0);
+            let used = sane(resource.in_use) + sane(resource.waiters);
+            Some(used / f64::from(resource.capacity.max(1)))
+        };
+        let latency = inputs.store.latency_ms.filter(|ms| ms.is_finite());
+        Self {
+            min: queue.min,
+            max: queue.max,
+            tick_ms: inputs.tick_ms,
+            ready: queue.ready,
+            running: running.round().max(0.0) as u64,
+            slots: queue.slots,
+            adopted: queue.adopted,
+            completions: queue.run_time.count(),
+            overload: queue.overload,
+            down: queue.down,
+            errors: queue.errors,
+            is_down: queue.is_down,
+            store_latency_ms: latency.unwrap_or(0.0),
+            pool_saturation: queue.costs.iter().filter_map(saturation).fold(0.0, f64::max),
+        }
+    }
+
+    /// Ended with a word about the downstream; a job's own fault says nothing about it.
+    fn results(&self) -> u64 {
+        self.completions.saturating_add(self.failures())
+    }
+
+    fn failures(&self) -> u64 {
+        self.overload
+            .saturating_add(self.down)
+            .saturating_add(self.errors)
+    }
+}
+
+/// The rule's answer: a limit, and the numbers that led to it.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    pub demand: u32,
+    pub reason: Reason,
+    pub inputs: Vec<(&'static str, f64)>,
 }
 
 fn ema(old: &mut Option<f64>, new: f64) -> f64 {
@@ -74,8 +168,7 @@ struct Signals {
     store_ms: f64,
 }
 
-pub(super) fn decide(state: Option<QueueState>, inputs: &Inputs, now_ms: u64) -> (QueueState, Decision) {
-    let mut state = state.unwrap_or_default();
+pub(super) fn decide(mut state: QueueState, inputs: &Seen, now_ms: u64) -> (QueueState, Answer) {
     let signals = state.observe(inputs);
     let reason = if state.limit == 0.0 {
         state.limit = f64::from(inputs.adopted.filter(|cap| *cap > 0).unwrap_or(START));
@@ -94,14 +187,10 @@ pub(super) fn decide(state: Option<QueueState>, inputs: &Inputs, now_ms: u64) ->
         ("ready", inputs.ready as f64),
         ("running", inputs.running as f64),
         ("slots", inputs.slots as f64),
-        ("arrivals", inputs.arrivals as f64),
         ("completions", inputs.completions as f64),
         ("overload", inputs.overload as f64),
         ("down", inputs.down as f64),
         ("errors", inputs.errors as f64),
-        ("run_time_mean_ms", inputs.run_time_mean_ms),
-        ("run_time_p99_ms", inputs.run_time_p99_ms),
-        ("oldest_age_ms", inputs.oldest_age_ms as f64),
         ("depth_ema", signals.depth),
         ("error_ema", signals.errors),
         ("pool_saturation_ema", signals.saturation),
@@ -111,7 +200,7 @@ pub(super) fn decide(state: Option<QueueState>, inputs: &Inputs, now_ms: u64) ->
     let demand = state.limit.floor() as u32;
     (
         state,
-        Decision {
+        Answer {
             demand,
             reason,
             inputs: numbers,
@@ -120,7 +209,7 @@ pub(super) fn decide(state: Option<QueueState>, inputs: &Inputs, now_ms: u64) ->
 }
 
 impl QueueState {
-    fn observe(&mut self, inputs: &Inputs) -> Signals {
+    fn observe(&mut self, inputs: &Seen) -> Signals {
         let results = inputs.results();
         let errors_now = inputs.failures() as f64 / results.max(1) as f64;
         Signals {
@@ -137,7 +226,7 @@ impl QueueState {
         }
     }
 
-    fn step(&mut self, inputs: &Inputs, signals: &Signals, now_ms: u64) -> Reason {
+    fn step(&mut self, inputs: &Seen, signals: &Signals, now_ms: u64) -> Reason {
         if let Some(reason) = self.breaker(inputs) {
             return reason;
         }
@@ -157,7 +246,8 @@ impl QueueState {
         let reachable = self.limit.min((inputs.slots as f64).max(1.0)).floor();
         let running = inputs.running as f64;
         if running >= (BUSY * reachable).floor() && inputs.ready > 0 && inputs.slots > 0 {
-            let holds = signals.errors_now > ERRORS_ACCEPTED || inputs.overload + inputs.down > 0;
+            let holds =
+                signals.errors_now > ERRORS_ACCEPTED || inputs.overload.saturating_add(inputs.down) > 0;
             if holds || since_cut < RAISE_PAUSE_TICKS * inputs.tick_ms {
                 return Reason::Hysteresis;
             }
@@ -174,13 +264,15 @@ impl QueueState {
     }
 
     /// A downstream that is gone gets the floor as a probe, and doubles back once the probes succeed.
-    fn breaker(&mut self, inputs: &Inputs) -> Option<Reason> {
+    fn breaker(&mut self, inputs: &Seen) -> Option<Reason> {
         let results = inputs.results();
         let share = inputs.down as f64 / results.max(1) as f64;
-        let gone = inputs.is_down || (results >= DOWN_RESULTS_MIN && share >= DOWN_SHARE);
+        // A worker that gets no jobs any more does not learn that it is over.
+        let is_told = inputs.is_down && inputs.completions == 0;
+        let gone = is_told || (results >= DOWN_RESULTS_MIN && share >= DOWN_SHARE);
         if gone || (self.tripped.is_some() && inputs.down > 0) {
             self.tripped = Some(self.tripped.unwrap_or(self.limit));
-            self.limit = 0.0_f64.max(f64::from(inputs.min));
+            self.limit = f64::from(inputs.min);
             return Some(Reason::BreakerOpen);
         }
         let before = self.tripped?;
@@ -194,7 +286,7 @@ impl QueueState {
         Some(Reason::StepCap)
     }
 
-    fn raise(&mut self, inputs: &Inputs, signals: &Signals) -> Reason {
+    fn raise(&mut self, inputs: &Seen, signals: &Signals) -> Reason {
         let is_near = self.knee > 0.0 && NEAR.contains(&(self.limit / self.knee));
         let cap = if is_near {
             (self.limit * STEP_NEAR).max(1.0)
@@ -213,7 +305,7 @@ impl QueueState {
     }
 }
 
-fn must_cut(inputs: &Inputs, signals: &Signals) -> Option<Reason> {
+fn must_cut(inputs: &Seen, signals: &Signals) -> Option<Reason> {
     let overloaded = inputs.overload as f64 / inputs.results().max(1) as f64;
     if overloaded > ERRORS_ACCEPTED || (signals.errors > ERRORS_MAX && inputs.failures() > 0) {
         return Some(Reason::ErrorCut);

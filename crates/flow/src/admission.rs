@@ -1,0 +1,165 @@
+//! Whether to take a job that would wait longer than its queue allows.
+//!
+//! A queue that gets more than it can do grows without end, and then everybody in it waits too long. Refusing the rest
+//! at the door keeps what is taken within its deadline. The wait is predicted by Little's law; what is taken is what can be
+//! done, corrected so that the wait comes to half the deadline within half a deadline: at half of it as much is taken as
+//! is done, at all of it nothing, below it more. So there is no edge to oscillate around, which a share refused by the
+//! wait alone has when arrivals are many times the throughput. Tiers are queues: the most important one is refused last
+//! because the division of budgets has served its demand first.
+
+use crate::codec::plain;
+
+/// Completions before which a throughput says nothing.
+const COMPLETIONS_MIN: u64 = 30;
+const COMPLETIONS_FEW: u64 = 5;
+/// Weight of the newest tick in the throughput and the arrivals, over 5 s.
+const ALPHA: f64 = 0.5;
+const MEMORY_S: f64 = 5.0;
+
+/// What is known of a queue at a tick.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Inputs {
+    /// 0: it may wait for ever.
+    pub deadline_s: f64,
+    pub ready: u64,
+    pub arrivals: u64,
+    pub completions: u64,
+    /// Mean of the completions; 0: there were none.
+    pub run_time_s: f64,
+    pub target: u32,
+    pub slots: u64,
+    pub seconds: f64,
+}
+
+/// What is remembered of a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct State {
+    completions: u64,
+    /// Jobs a second.
+    throughput: f64,
+    arrivals: f64,
+    /// Mean, seconds.
+    run_time_s: f64,
+}
+plain!(State {
+    completions,
+    throughput,
+    arrivals,
+    run_time_s
+});
+
+/// The gate until the next tick.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Gate {
+    /// Share of submissions to refuse.
+    pub refuse: f64,
+    pub retry_after_s: f64,
+    pub predicted_wait_s: f64,
+}
+
+impl State {
+    pub fn take(&mut self, inputs: &Inputs) -> Gate {
+        let seconds = if inputs.seconds.is_finite() {
+            inputs.seconds.clamp(0.05, 60.0)
+        } else {
+            MEMORY_S
+        };
+        let weight = 1.0 - (1.0 - ALPHA).powf(seconds / MEMORY_S);
+        let is_first = self.completions == 0;
+        self.completions = self.completions.saturating_add(inputs.completions);
+        let mix = |old: f64, new: f64| if is_first { new } else { old + weight * (new - old) };
+        let done = inputs.completions as f64 / seconds;
+        self.throughput = mix(self.throughput, done);
+        self.arrivals = mix(self.arrivals, inputs.arrivals as f64 / seconds);
+        if inputs.run_time_s > 0.0 && inputs.run_time_s.is_finite() {
+            self.run_time_s = mix(self.run_time_s, inputs.run_time_s);
+        }
+        // A rough throughput will do for a backlog that is long by any.
+        let is_known = self.completions >= COMPLETIONS_MIN
+            || (self.completions >= COMPLETIONS_FEW && inputs.ready >= COMPLETIONS_MIN);
+        let knows = is_known && inputs.slots > 0;
+        let has_deadline = inputs.deadline_s > 0.0 && inputs.deadline_s.is_finite();
+        if !has_deadline || !knows {
+            return Gate::default();
+        }
+        // What has been refused or has just been given more slots could be served, although it was not.
+        let could = f64::from(inputs.target) / self.run_time_s.max(1e-3);
+        let rate = self.throughput.max(could).max(1e-3);
+        let wait = inputs.ready as f64 / rate;
+        let half = inputs.deadline_s / 2.0;
+        let taken = rate * (2.0 - wait / half).max(0.0);
+        Gate {
+            refuse: (1.0 - taken / self.arrivals.max(1e-9)).clamp(0.0, 1.0),
+            retry_after_s: (wait - half).max(0.0),
+            predicted_wait_s: wait,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tick(ready: u64, arrivals: u64) -> Inputs {
+        Inputs {
+            deadline_s: 10.0,
+            ready,
+            arrivals,
+            completions: 50,
+            run_time_s: 1.0,
+            target: 10,
+            slots: 20,
+            seconds: 5.0,
+        }
+    }
+
+    #[test]
+    fn as_much_is_taken_as_is_done_at_half_the_deadline_and_nothing_at_all_of_it() {
+        // Ten a second are done, twenty come.
+        let refused = |ready: u64| {
+            let mut state = State::default();
+            state.take(&tick(0, 100));
+            state.take(&tick(ready, 100)).refuse
+        };
+        assert_eq!(
+            (refused(0), refused(50), refused(75), refused(120)),
+            (0.0, 0.5, 0.75, 1.0)
+        );
+    }
+
+    #[test]
+    fn what_can_be_done_is_taken_up_to_the_deadline() {
+        let mut state = State::default();
+        let gate = state.take(&tick(50, 50));
+        assert_eq!(
+            (gate.predicted_wait_s, gate.refuse, gate.retry_after_s),
+            (5.0, 0.0, 0.0)
+        );
+        assert!(state.take(&tick(95, 50)).refuse > 0.8);
+    }
+
+    #[test]
+    fn nothing_is_predicted_without_evidence_deadline_or_worker() {
+        let strangers = [
+            Inputs {
+                completions: 4,
+                ..tick(900, 50)
+            },
+            Inputs {
+                deadline_s: 0.0,
+                ..tick(900, 50)
+            },
+            Inputs {
+                deadline_s: f64::NAN,
+                ..tick(900, 50)
+            },
+            Inputs {
+                slots: 0,
+                ..tick(900, 50)
+            },
+        ];
+        for inputs in strangers {
+            assert_eq!(State::default().take(&inputs).refuse, 0.0, "{inputs:?}");
+        }
+    }
+}

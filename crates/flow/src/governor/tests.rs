@@ -1,0 +1,214 @@
+use super::*;
+use crate::{codec::Plain, histogram::Histogram};
+
+const TICK: u64 = 5_000;
+
+fn times(ms: f64, n: u32) -> Histogram {
+    let mut times = Histogram::default();
+    (0..n).for_each(|i| times.add(ms * (0.5 + f64::from(i) / f64::from(n.max(1)))));
+    times
+}
+
+/// A queue that costs one unit of `pg`, whose jobs take half a second.
+fn queue(arrivals: u64, running: u64) -> QueueInputs {
+    QueueInputs {
+        min: 1,
+        max: 1_000,
+        weight: 1.0,
+        costs: vec![("pg".to_owned(), 1)],
+        running,
+        in_flight: Some(running as f64),
+        slots: 200,
+        arrivals,
+        run_time: times(500.0, arrivals as u32),
+        ..QueueInputs::default()
+    }
+}
+
+fn inputs(queues: &[(&str, QueueInputs)]) -> Inputs {
+    let pg = ResourceInputs {
+        capacity: 50,
+        headroom: 0.7,
+        ..ResourceInputs::default()
+    };
+    Inputs {
+        elapsed_ms: TICK,
+        tick_ms: TICK,
+        resources: BTreeMap::from([("pg".to_owned(), pg)]),
+        queues: queues
+            .iter()
+            .map(|(name, queue)| ((*name).to_owned(), queue.clone()))
+            .collect(),
+        ..Inputs::default()
+    }
+}
+
+/// A governor with its state.
+#[derive(Default)]
+struct Loop {
+    state: State,
+    now_ms: u64,
+}
+
+impl Loop {
+    fn tick(&mut self, inputs: &Inputs) -> Decisions {
+        self.now_ms += inputs.elapsed_ms;
+        let (state, decisions) = decide(std::mem::take(&mut self.state), inputs, self.now_ms);
+        self.state = state;
+        decisions
+    }
+
+    /// Ticks in which the queue runs what it may; the last decision.
+    fn settle(&mut self, ticks: u32, arrivals: u64, busy: f64) -> Decision {
+        let mut cap = 0;
+        let mut last = None;
+        for _ in 0..ticks {
+            let running = busy.min(f64::from(cap)) as u64;
+            let decision = self.tick(&inputs(&[("a", queue(arrivals, running))]))["a"].clone();
+            cap = decision.cap;
+            last = Some(decision);
+        }
+        last.expect("at least one tick")
+    }
+}
+
+#[test]
+fn it_starts_warm_and_comes_to_littles_number_with_a_reserve() {
+    let mut governor = Loop::default();
+    let first = governor.tick(&inputs(&[("a", queue(0, 0))]))["a"].clone();
+    assert_eq!((first.cap, first.reason), (8, Reason::Cold));
+    // 20 a second of half a second: 10 busy, 2 sqrt(10) more for the spread.
+    let decision = governor.settle(6, 100, 10.0);
+    assert!((17..=19).contains(&decision.cap), "{decision:?}");
+}
+
+#[test]
+fn a_leader_starts_from_the_cap_that_was_in_force() {
+    let adopted = QueueInputs {
+        adopted: Some(23),
+        ..queue(0, 0)
+    };
+    assert_eq!(Loop::default().tick(&inputs(&[("a", adopted)]))["a"].cap, 23);
+}
+
+#[test]
+fn others_on_the_resource_are_given_way() {
+    let mut governor = Loop::default();
+    governor.settle(6, 300, 35.0);
+    let mut crowded = inputs(&[("a", queue(300, 35))]);
+    let pg = crowded.resources.get_mut("pg").expect("there");
+    (pg.in_use, pg.in_use_by_jobs) = (Some(55.0), Some(35.0));
+    let decision = governor.tick(&crowded)["a"].clone();
+    assert_eq!((decision.cap, decision.reason), (24, Reason::PoolSaturation));
+}
+
+#[test]
+fn a_queue_that_costs_nothing_is_its_own_domain() {
+    let mut alone = queue(100, 10);
+    alone.costs.clear();
+    let mut governor = Loop::default();
+    let decision = governor.tick(&inputs(&[("a", alone.clone())]))["a"].clone();
+    assert!(decision.cap > 0 && decision.limited_by.is_none());
+    assert!(governor.state.domains.contains_key("queue/a"));
+}
+
+#[test]
+fn what_slows_down_by_its_own_load_is_cut_and_told_why() {
+    let mut governor = Loop::default();
+    governor.settle(8, 100, 10.0);
+    let slow = QueueInputs {
+        run_time: times(1_400.0, 100),
+        ready: 50,
+        ..queue(100, 18)
+    };
+    let reasons: Vec<Reason> = (0..2)
+        .map(|_| governor.tick(&inputs(&[("a", slow.clone())]))["a"].reason)
+        .collect();
+    assert!(reasons.contains(&Reason::LatencyCut), "{reasons:?}");
+}
+
+#[test]
+fn a_queue_alone_with_its_slowness_is_not_its_neighbours_fault() {
+    let mut governor = Loop::default();
+    let quick = || queue(50, 5);
+    for _ in 0..8 {
+        governor.tick(&inputs(&[("a", queue(50, 5)), ("b", quick())]));
+    }
+    // From here on the jobs of one queue take ten times as long, whatever runs.
+    let mut running = 5;
+    let mut reasons = Vec::new();
+    for _ in 0..12 {
+        let slow = QueueInputs {
+            ready: 100,
+            run_time: times(5_000.0, 10),
+            ..queue(50, running)
+        };
+        let decision = governor.tick(&inputs(&[("a", slow), ("b", quick())]))["a"].clone();
+        running = u64::from(decision.cap);
+        reasons.push(decision.reason);
+    }
+    assert!(running > 20, "{reasons:?}: {running}");
+}
+
+#[test]
+fn a_downstream_that_is_gone_is_asked_by_a_few_and_retries_by_one() {
+    let mut governor = Loop::default();
+    governor.settle(6, 100, 10.0);
+    let gone = QueueInputs {
+        run_time: Histogram::default(),
+        down: 30,
+        ..queue(100, 10)
+    };
+    let decision = governor.tick(&inputs(&[("a", gone)]))["a"].clone();
+    assert_eq!((decision.cap, decision.reason), (1, Reason::BreakerOpen));
+    assert!(decision.is_down && decision.retry_share == 0.0);
+}
+
+#[test]
+fn a_pin_replaces_the_demand_and_not_the_budget() {
+    let pinned = QueueInputs {
+        pinned: Some(500),
+        ..queue(10, 0)
+    };
+    let decision = Loop::default().tick(&inputs(&[("a", pinned)]))["a"].clone();
+    assert_eq!((decision.cap, decision.reason), (35, Reason::Manual));
+}
+
+#[test]
+fn idleness_gives_back_in_steps_and_stops_at_the_warm_floor() {
+    let mut governor = Loop::default();
+    let busy = governor.settle(8, 300, 30.0).cap;
+    let mut caps = vec![busy];
+    for _ in 0..14 {
+        caps.push(governor.tick(&inputs(&[("a", queue(0, 0))]))["a"].cap);
+    }
+    assert!(caps.is_sorted_by(|a, b| a >= b), "{caps:?}");
+    assert_eq!(caps.last(), Some(&8), "{caps:?}");
+    assert!(
+        caps.windows(2)
+            .all(|pair| f64::from(pair[1]) >= 0.7 * f64::from(pair[0])),
+        "{caps:?}"
+    );
+}
+
+#[test]
+fn a_surge_is_more_than_noise() {
+    let mut governor = Loop::default();
+    governor.settle(6, 100, 10.0);
+    let surge = |arrived: u64| is_surge(&governor.state, "a", arrived, 1.0);
+    assert!(!surge(30) && surge(60));
+    assert!(!is_surge(&governor.state, "unknown", 1_000, 1.0));
+}
+
+#[test]
+fn a_state_that_was_stored_goes_on_as_if_it_had_not_been() {
+    let mut governor = Loop::default();
+    governor.settle(9, 200, 20.0);
+    let stored = State::from_bytes(&governor.state.to_bytes()).expect("what was written");
+    assert_eq!(stored, governor.state);
+    let next = inputs(&[("a", queue(150, 15))]);
+    let logged = Inputs::from_bytes(&next.to_bytes()).expect("what was written");
+    let (left, right) = (decide(governor.state, &next, 77), decide(stored, &logged, 77));
+    assert_eq!(left, right);
+    assert_eq!(left.0.to_bytes(), right.0.to_bytes());
+}
