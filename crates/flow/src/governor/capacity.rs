@@ -24,6 +24,8 @@ const VERY_SURE: f64 = 3.0;
 const RESUME: f64 = 1.25;
 /// Where little is known, a slowdown of up to this much may be none.
 const ERROR_MAX: f64 = 0.1;
+/// Slowdown from which a cut is twice as deep.
+const SEVERE: f64 = 2.0;
 /// Beyond Little's number, so that a cut does not undercut what the resource really serves.
 const SERVED: f64 = 1.05;
 /// Growth towards the last knee: a step at first, half of all at most; one by one around the knee (CUBIC's plateau).
@@ -60,6 +62,8 @@ pub struct Evidence {
     pub is_waiting: bool,
     /// Usual run time, seconds.
     pub run_time_s: f64,
+    /// The resource refuses jobs or lets them time out: then it is full, whatever their speed says.
+    pub is_refused: bool,
     /// A queue's downstream is gone: nothing is learned of a resource then.
     pub is_tripped: bool,
 }
@@ -219,7 +223,9 @@ impl Capacity {
         let before = self.units;
         // Little: what is in use by its slowdown is what is really served.
         let served = SERVED * (seen.in_flight + seen.others) / smooth - seen.others;
-        let to = (CUT * seen.in_flight).max(served);
+        // Where jobs take twice their time a small cut would not show.
+        let least = if smooth > SEVERE { CUT * CUT } else { CUT };
+        let to = (least * seen.in_flight).max(served);
         self.cut(to, seen.in_flight, seen.others, Reason::LatencyCut);
         let run_time_s = seen.run_time_s * smooth;
         self.test = Some(Test {
@@ -274,7 +280,7 @@ impl Capacity {
         let expected = (test.slowdown * load).max(1.0);
         let is_exogenous =
             in_flight <= ARRIVED * test.in_flight && slowdown > (test.slowdown + expected) / 2.0;
-        if !is_exogenous {
+        if !is_exogenous || seen.is_refused {
             return Verdict::None;
         }
         self.units = test.before;
@@ -296,7 +302,9 @@ impl Capacity {
         } else {
             (self.growth * jobs).max(1.0)
         };
-        self.growth = (1.5 * self.growth).min(GROWTH_MAX);
+        if !is_around {
+            self.growth = (1.5 * self.growth).min(GROWTH_MAX);
+        }
         self.reason = Reason::ProbeUp;
     }
 

@@ -16,6 +16,7 @@ fn seen(slowdown: f64, in_flight: f64) -> Evidence {
         others: 0.0,
         is_waiting: true,
         run_time_s: 0.4,
+        is_refused: false,
         is_tripped: false,
     }
 }

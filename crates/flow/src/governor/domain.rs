@@ -199,6 +199,7 @@ impl<'a> Domain<'a> {
             others: window.others / window.seconds,
             is_waiting: self.is_waiting,
             run_time_s,
+            is_refused: state.overload.holds_retries(),
             is_tripped,
         };
         let free = (state.capacity.units - seen.others).min(self.hard);
