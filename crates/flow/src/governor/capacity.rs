@@ -32,6 +32,8 @@ const SERVED: f64 = 1.05;
 const GROWTH_MIN: f64 = 0.1;
 const GROWTH_MAX: f64 = 0.5;
 const AROUND_KNEE: std::ops::RangeInclusive<f64> = 0.85..=1.1;
+/// Windows in a row that run well around a knee, after which it is not believed any more.
+const GOOD_MAX: u32 = 3;
 /// Share of what jobs may use that is in use when the capacity is what binds.
 const BOUND: f64 = 0.8;
 /// A cut of this much must have arrived for its effect to be judged.
@@ -125,9 +127,11 @@ plain!(Climb {
 pub struct Capacity {
     /// Infinite: no limit has been met.
     pub units: f64,
-    /// In use when the last cut was made.
+    /// Where the last cut says that the resource is full.
     pub knee: f64,
     pub growth: f64,
+    /// Windows in a row that ran well around the knee.
+    pub good: u32,
     /// The largest load that ran well.
     pub well: f64,
     pub slowdown: Smoothed,
@@ -146,6 +150,7 @@ plain!(Capacity {
     units,
     knee,
     growth,
+    good,
     well,
     slowdown,
     newest,
@@ -164,6 +169,7 @@ impl Default for Capacity {
             units: f64::INFINITY,
             knee: 0.0,
             growth: GROWTH_MIN,
+            good: 0,
             well: 0.0,
             slowdown: Smoothed::default(),
             newest: (1.0, 0.0),
@@ -212,8 +218,10 @@ impl Capacity {
         } else if is_bound && smooth < ROOM.max(1.0 + (seen.pooled.error() / 2.0).min(ERROR_MAX)) {
             self.grow(jobs);
         } else if is_bound && seen.is_waiting && smooth < FULL {
+            self.good = 0;
             self.climb_on(seen, jobs);
         } else {
+            self.good = 0;
             self.climb = None;
         }
         Verdict::None
@@ -245,8 +253,10 @@ impl Capacity {
         // Less than what is never called heavy could not be judged any more.
         let least = LOADED_MIN.max(HARMLESS * self.well);
         self.units = self.units.min(to.max(least) + others);
-        self.knee = in_flight + others;
+        // It lies between what was too much and what is left of it.
+        self.knee = (in_flight + others + self.units) / 2.0;
         self.growth = GROWTH_MIN;
+        self.good = 0;
         self.has_met_limit = true;
         (self.hot, self.hot_mean) = (0, 0.0);
         self.climb = None;
@@ -275,6 +285,8 @@ impl Capacity {
             }
             return Verdict::None;
         };
+        // What was smoothed before the cut says nothing of now.
+        self.slowdown.value = Some(seen.pooled.slowdown());
         let in_flight = test.in_flight_s / test.seconds.max(1e-3);
         let load = (in_flight + seen.others) / (test.in_flight + test.others).max(1e-3);
         let expected = (test.slowdown * load).max(1.0);
@@ -297,6 +309,11 @@ impl Capacity {
             return;
         }
         let is_around = AROUND_KNEE.contains(&(self.units / self.knee.max(1.0)));
+        self.good = if is_around { self.good.saturating_add(1) } else { 0 };
+        if self.good >= GOOD_MAX {
+            // It is not there any more.
+            self.knee = 0.0;
+        }
         self.units += if is_around {
             1.0
         } else {

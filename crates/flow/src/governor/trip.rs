@@ -82,7 +82,7 @@ impl Trip {
             }
             // Without results nothing has been learned.
             Phase::Half if results > 0 => {
-                self.limit = self.limit.saturating_mul(2);
+                self.limit = self.limit.saturating_mul(2).min(self.before);
                 if self.limit >= self.before {
                     self.phase = Phase::Closed;
                     self.has_just_closed = true;
