@@ -185,7 +185,7 @@ impl<'a> Domain<'a> {
         }
         let window = std::mem::take(window);
         let pooled = self.pool(&window, state, queues);
-        let usual = |at: &usize| queues[*at].baseline.ms * queues[*at].window.count() as f64 / 1_000.0;
+        let usual = |at: &usize| queues[*at].baseline.mean.ms * queues[*at].window.count() as f64 / 1_000.0;
         let run_time_s = self.judged.iter().map(usual).sum::<f64>() / jobs.max(1) as f64;
         let is_tripped = self
             .judged
@@ -213,14 +213,14 @@ impl<'a> Domain<'a> {
             match verdict {
                 Verdict::Cut => {
                     queue.trial = Trial {
-                        weight: sample.map_or(0.0, |sample| sample.jobs * queue.baseline.ms),
+                        weight: sample.map_or(0.0, |sample| sample.jobs * queue.baseline.mean.ms),
                         ..Trial::default()
                     }
                 }
                 Verdict::Rebase => {
-                    let own = Sample::of(&queue.trial.times).filter(|_| queue.baseline.ms > 0.0);
-                    queue.baseline.ms *=
-                        own.map_or(seen.trial.unwrap_or(1.0), |own| own.ms / queue.baseline.ms);
+                    let own = Sample::of(&queue.trial.times).and_then(|own| own.ratio(&queue.baseline));
+                    let factor = own.map_or(seen.trial.unwrap_or(1.0), |(ratio, _)| ratio);
+                    queue.baseline.rescale(factor);
                 }
                 Verdict::None => {
                     if let Some(sample) = sample {
@@ -231,7 +231,10 @@ impl<'a> Domain<'a> {
         }
         let probe = Sample::of(&window.probe);
         match (verdict, probe) {
-            (Verdict::Rebase, Some(probe)) => state.probe_baseline.ms = probe.ms,
+            (Verdict::Rebase, Some(probe)) => {
+                let ratio = probe.ratio(&state.probe_baseline).map_or(1.0, |(ratio, _)| ratio);
+                state.probe_baseline.rescale(ratio);
+            }
             (_, Some(probe)) => state
                 .probe_baseline
                 .take(&probe, is_light, pooled.z(), seen.seconds),
@@ -253,9 +256,10 @@ impl<'a> Domain<'a> {
             }
             queue.window = times;
             all += queue.trial.weight;
-            if let Some(sample) = Sample::of(&queue.trial.times).filter(|_| queue.baseline.ms > 0.0) {
+            let tried = Sample::of(&queue.trial.times).and_then(|sample| sample.ratio(&queue.baseline));
+            if let Some((ratio, _)) = tried {
                 known += queue.trial.weight;
-                sum += queue.trial.weight * sample.ms / queue.baseline.ms;
+                sum += queue.trial.weight * ratio;
             }
         }
         (known > 0.0 && known >= TRIED * all).then_some(sum / known)
@@ -273,7 +277,7 @@ impl<'a> Domain<'a> {
             all += sample.jobs;
             mixed += if sample.spread > MIXED { sample.jobs } else { 0.0 };
         }
-        let probe = Sample::of(&window.probe).filter(|_| state.probe_baseline.ms > 0.0);
+        let probe = Sample::of(&window.probe).filter(|_| state.probe_baseline.is_known());
         match probe {
             Some(sample) if pooled.is_empty() || mixed > 0.5 * all => {
                 let mut probed = Pooled::default();

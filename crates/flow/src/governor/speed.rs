@@ -1,7 +1,7 @@
 //! How much slower jobs run than they do when there is room.
 //!
-//! Each queue has a baseline, its median run time while its domain is lightly loaded; the slowdown of a domain is the
-//! ratio of now to then over all its queues, weighted by jobs. Its standard error comes from the spread of the run
+//! Each queue has a baseline, its run time while its domain is lightly loaded; the slowdown of a domain is the ratio of now
+//! to then over all its queues, weighted by work. Its standard error comes from the spread of the run
 //! times, so that a mix of 10 ms and 5 s jobs needs more evidence than a uniform load.
 
 use super::params::EVIDENCE_S;
@@ -15,30 +15,35 @@ const FOLLOW: f64 = 0.25;
 const FOLLOW_MAX: f64 = 0.1;
 /// Jobs of a queue in a window from which its median says something.
 const JOBS_MIN: u64 = 5;
-/// A spread below this is finer than the buckets of a histogram: the mean is exact, the median is not.
-const FINE: f64 = 0.25;
 /// A median is known to a part of its bucket, however many jobs there are.
 const BUCKET: f64 = 0.02;
 /// Deviations by which a loaded domain is faster than its baseline, so that the baseline was wrong.
 const FASTER: f64 = -3.0;
 
-/// A queue's usual run time.
+/// One way to say where run times lie, with its standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Baseline {
-    /// 0: not learned yet.
+pub struct Level {
     pub ms: f64,
-    pub jobs: u64,
     pub error_ms: f64,
 }
-plain!(Baseline { ms, jobs, error_ms });
+plain!(Level { ms, error_ms });
+
+/// A queue's usual run time; 0: not learned yet. Median and mean are kept side by side, because which of them is known
+/// better depends on the jobs and changes from window to window.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Baseline {
+    pub median: Level,
+    pub mean: Level,
+    pub jobs: u64,
+}
+plain!(Baseline { median, mean, jobs });
 
 /// A queue's run times in one window.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     pub jobs: f64,
-    /// The middle of the run times.
-    pub ms: f64,
-    pub error_ms: f64,
+    pub median: Level,
+    pub mean: Level,
     /// IQR by median: 0.6 for jobs alike, above 3 for a mix.
     pub spread: f64,
 }
@@ -51,16 +56,38 @@ impl Sample {
         let p50 = times.quantile_ms(0.5)?.max(1e-3);
         let iqr = times.quantile_ms(0.75)? - times.quantile_ms(0.25)?;
         let jobs = times.count() as f64;
-        let (mean, deviation) = (mean_ms(times)?, times.variance_ms2()?.sqrt());
-        // Few that are far off leave the middle where it is, and the mean not.
-        let is_alike = iqr < FINE * p50 && deviation < FINE * mean;
-        let ms = if is_alike { mean } else { p50 };
+        let median = Level {
+            ms: p50,
+            error_ms: (iqr / jobs.sqrt()).hypot(BUCKET * p50),
+        };
+        let mean = Level {
+            ms: mean_ms(times)?.max(1e-3),
+            error_ms: (times.variance_ms2()? / jobs).sqrt().max(1e-3),
+        };
         Some(Self {
             jobs,
-            ms,
-            error_ms: (iqr / jobs.sqrt()).hypot(BUCKET * p50),
+            median,
+            mean,
             spread: iqr / p50,
         })
+    }
+
+    /// How many times as long as usual the jobs took, and the standard error of that: by the median or the mean, whichever
+    /// is known better. `None`: nothing is usual yet.
+    pub fn ratio(&self, baseline: &Baseline) -> Option<(f64, f64)> {
+        let of = |now: &Level, usual: &Level| {
+            let ratio = now.ms / usual.ms;
+            // What was usual is known no better than it was measured.
+            (
+                ratio,
+                (now.error_ms / usual.ms).hypot(ratio * usual.error_ms / usual.ms),
+            )
+        };
+        if baseline.median.ms <= 0.0 || baseline.mean.ms <= 0.0 {
+            return None;
+        }
+        let (median, mean) = (of(&self.median, &baseline.median), of(&self.mean, &baseline.mean));
+        Some(if mean.1 < median.1 { mean } else { median })
     }
 }
 
@@ -76,32 +103,51 @@ pub fn mean_ms(times: &Histogram) -> Option<f64> {
     Some(times.mean_ms()?.clamp(0.0, times.quantile_ms(1.0)?))
 }
 
+impl Level {
+    fn mix(&mut self, weight: f64, to: &Level) {
+        self.ms += weight * (to.ms - self.ms);
+        self.error_ms = ((1.0 - weight) * self.error_ms).hypot(weight * to.error_ms);
+    }
+
+    /// Not further away than a part of itself.
+    fn near(&self, to: &Level, most: f64) -> Level {
+        let (least, most) = (self.ms * (1.0 - most), self.ms * (1.0 + most));
+        Level {
+            ms: to.ms.clamp(least, most),
+            ..*to
+        }
+    }
+}
+
 impl Baseline {
     /// Takes a window's sample. `light`: the domain has room; `z`: deviations that it was slower.
     pub fn take(&mut self, sample: &Sample, light: bool, z: f64, seconds: f64) {
         if self.jobs < LEARN_JOBS {
-            let known = self.jobs as f64;
-            self.mix(sample.jobs / (known + sample.jobs), sample.ms, sample.error_ms);
+            let weight = sample.jobs / (self.jobs as f64 + sample.jobs);
+            self.median.mix(weight, &sample.median);
+            self.mean.mix(weight, &sample.mean);
             self.jobs = self.jobs.saturating_add(sample.jobs as u64);
             return;
         }
         let share = (seconds / EVIDENCE_S).clamp(0.0, 1.0);
-        let step = self.ms * FOLLOW_MAX * share;
-        let to = sample.ms.clamp(self.ms - step / FOLLOW, self.ms + step / FOLLOW);
-        if light || (z < FASTER && to < self.ms) {
-            self.mix(FOLLOW * share, to, sample.error_ms);
+        if light || (z < FASTER && sample.mean.ms < self.mean.ms) {
+            let most = FOLLOW_MAX / FOLLOW;
+            self.median
+                .mix(FOLLOW * share, &self.median.near(&sample.median, most));
+            self.mean.mix(FOLLOW * share, &self.mean.near(&sample.mean, most));
         }
     }
 
-    fn mix(&mut self, weight: f64, ms: f64, error_ms: f64) {
-        self.ms += weight * (ms - self.ms);
-        self.error_ms = ((1.0 - weight) * self.error_ms).hypot(weight * error_ms);
+    /// What is usual is this much slower from here on.
+    pub fn rescale(&mut self, factor: f64) {
+        for level in [&mut self.median, &mut self.mean] {
+            level.ms *= factor;
+            level.error_ms *= factor;
+        }
     }
 
-    /// Its unit has changed: what was usual is this much slower from here on.
-    pub fn rescale(&mut self, factor: f64) {
-        self.ms *= factor;
-        self.error_ms *= factor;
+    pub fn is_known(&self) -> bool {
+        self.median.ms > 0.0
     }
 }
 
@@ -123,22 +169,14 @@ plain!(Pooled {
 
 impl Pooled {
     pub fn add(&mut self, sample: &Sample, baseline: &Baseline) {
-        if baseline.ms <= 0.0 {
+        let Some((ratio, error)) = sample.ratio(baseline) else {
             return;
-        }
-        self.now += sample.jobs * sample.ms;
-        self.usual += sample.jobs * baseline.ms;
-        // What was usual is known no better than it was measured.
-        let error_ms = sample.error_ms.hypot(baseline.error_ms * sample.ms / baseline.ms);
-        self.variance += (sample.jobs * error_ms).powi(2);
-        self.work_s += sample.jobs * baseline.ms / 1_000.0;
-    }
-
-    pub fn merge(&mut self, other: &Self) {
-        self.now += other.now;
-        self.usual += other.usual;
-        self.variance += other.variance;
-        self.work_s += other.work_s;
+        };
+        let weight = sample.jobs * baseline.mean.ms;
+        self.now += weight * ratio;
+        self.usual += weight;
+        self.variance += (weight * error).powi(2);
+        self.work_s += weight / 1_000.0;
     }
 
     pub fn is_empty(&self) -> bool {
@@ -182,39 +220,52 @@ mod tests {
         Sample::of(&times(ms, n)).expect("enough")
     }
 
+    fn usual(ms: f64) -> Baseline {
+        let mut baseline = Baseline::default();
+        (0..4).for_each(|_| baseline.take(&sample(ms, 100), true, 0.0, 5.0));
+        baseline
+    }
+
     #[test]
-    fn slower_than_usual_by_the_ratio_of_medians() {
-        let baseline = Baseline {
-            ms: 100.0,
-            jobs: 100,
-            error_ms: 1.0,
-        };
+    fn slower_than_usual_by_the_ratio_of_levels() {
         let mut pooled = Pooled::default();
-        pooled.add(&sample(150.0, 100), &baseline);
-        assert!((pooled.slowdown() - 1.5).abs() < 0.08, "{}", pooled.slowdown());
+        pooled.add(&sample(150.0, 100), &usual(100.0));
+        assert!((pooled.slowdown() - 1.5).abs() < 0.02, "{}", pooled.slowdown());
         assert!(pooled.z() > 3.0);
         assert!(Sample::of(&times(100.0, 4)).is_none());
     }
 
     #[test]
-    fn jobs_all_alike_are_known_better_than_a_bucket() {
-        let mut alike = Histogram::default();
-        (0..50).for_each(|_| alike.add(104.0));
-        let sample = Sample::of(&alike).expect("enough");
-        assert!((sample.ms - 104.0).abs() < 1e-6);
+    fn a_few_that_are_far_off_leave_the_judgement_to_the_median() {
+        let mut mixed = times(10.0, 90);
+        (0..10).for_each(|_| mixed.add(5_000.0));
+        let mut baseline = Baseline::default();
+        baseline.take(&Sample::of(&mixed).expect("enough"), true, 0.0, 5.0);
+        // The same jobs, and by chance twice as many long ones.
+        (0..10).for_each(|_| mixed.add(5_000.0));
+        let (ratio, _) = Sample::of(&mixed)
+            .and_then(|sample| sample.ratio(&baseline))
+            .expect("known");
+        assert!(ratio < 1.2, "{ratio}");
     }
 
     #[test]
     fn a_baseline_learns_then_follows_slowly_and_only_with_room() {
         let mut baseline = Baseline::default();
         baseline.take(&sample(100.0, 100), false, 0.0, 5.0);
-        let learned = baseline.ms;
+        let learned = baseline.mean.ms;
         baseline.take(&sample(300.0, 100), true, 9.0, 5.0);
-        assert!((baseline.ms / learned - 1.1).abs() < 1e-9);
+        assert!((baseline.mean.ms / learned - 1.1).abs() < 1e-9);
         baseline.take(&sample(300.0, 100), false, 9.0, 5.0);
-        assert!((baseline.ms / learned - 1.1).abs() < 1e-9, "no drift under load");
+        assert!(
+            (baseline.mean.ms / learned - 1.1).abs() < 1e-9,
+            "no drift under load"
+        );
         baseline.take(&sample(50.0, 100), false, -9.0, 5.0);
-        assert!(baseline.ms < learned, "faster under load: it was wrong");
+        assert!(
+            baseline.mean.ms < 1.1 * learned,
+            "faster under load: it was wrong"
+        );
     }
 
     #[test]

@@ -193,7 +193,7 @@ impl Turn<'_> {
         let (domain, shared) = (&self.domains[home], &self.domain_states[home]);
         numbers.extend([
             ("busy", wish.need.map_or(0.0, |need| need.busy)),
-            ("baseline_ms", state.baseline.ms),
+            ("baseline_ms", state.baseline.mean.ms),
             ("error_ema", state.failures.share.or(0.0)),
             ("overload_ema", shared.overload.share.or(0.0)),
             ("slowdown", shared.capacity.newest.0),
