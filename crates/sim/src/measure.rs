@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use crate::{
     plant::{PoolMeter, QueueMeter, Second},
     run::Outcome,
-    scenario::{Event, Expect, Needs, Scenario},
+    scenario::{Event, Needs, Scenario},
 };
 
 /// Recovery is over when it has lasted this long.
@@ -139,18 +139,6 @@ impl Measures<'_> {
             }
         }
         f64::INFINITY
-    }
-
-    /// Whether a range holds, and the bounds it has. `of` gives a measure of another strategy on the same seed.
-    pub fn meets(&self, expect: &Expect, of: impl Fn(&str, &str) -> Result<f64>) -> Result<(bool, f64)> {
-        let value = self.get(&expect.measure)?;
-        let unit = match &expect.times {
-            Some(strategy) => of(strategy, &expect.measure)?,
-            None => 1.0,
-        };
-        let is_above = expect.min.is_none_or(|min| value >= min * unit);
-        let is_below = expect.max.is_none_or(|max| value <= max * unit);
-        Ok((is_above && is_below, value))
     }
 }
 

@@ -52,6 +52,9 @@ pub struct Row {
 pub struct Check {
     pub measure: String,
     pub bounds: String,
+    /// As numbers, whatever they were said in.
+    pub min: Option<f64>,
+    pub max: Option<f64>,
     pub value: f64,
     pub holds: bool,
     pub why: String,
@@ -125,7 +128,13 @@ impl Job<'_> {
         let measures = of(name);
         let mut checks = Vec::new();
         for expect in &self.scenario.expect {
-            let (holds, value) = measures.meets(expect, |strategy, measure| of(strategy).get(measure))?;
+            let unit = match &expect.times {
+                Some(strategy) => of(strategy).get(&expect.measure)?,
+                None => 1.0,
+            };
+            let (min, max) = (expect.min.map(|min| min * unit), expect.max.map(|max| max * unit));
+            let value = measures.get(&expect.measure)?;
+            let holds = min.is_none_or(|min| value >= min) && max.is_none_or(|max| value <= max);
             let bound = |sign: &str, bound: Option<f64>| {
                 let times = expect
                     .times
@@ -138,6 +147,8 @@ impl Job<'_> {
                 bounds: format!("{}{}", bound(">=", expect.min), bound("<=", expect.max))
                     .trim()
                     .to_owned(),
+                min,
+                max,
                 value,
                 holds,
                 why: expect.why.clone(),

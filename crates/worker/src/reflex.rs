@@ -52,7 +52,7 @@ struct Reflex {
 }
 
 impl Reflex {
-    /// `true`: it has set in just now.
+    /// `true`: it has set in, or a downstream is back, just now.
     fn on(&mut self, now_ms: u64, sign: Sign) -> bool {
         match sign {
             Sign::None | Sign::Failure(FailureClass::Job) => false,
@@ -62,8 +62,9 @@ impl Reflex {
                 self.on_down(now_ms)
             }
             Sign::Success | Sign::Failure(FailureClass::Error) => {
+                let was_down = self.breaker.state() != State::Closed;
                 self.breaker.on_success(now_ms);
-                false
+                was_down && self.breaker.state() == State::Closed
             }
             Sign::Failure(FailureClass::Overload) => {
                 self.breaker.on_success(now_ms); // full, so it is there
@@ -132,7 +133,7 @@ impl Default for Reflexes {
 }
 
 impl Reflexes {
-    /// An attempt of the queue has ended. `true`: a reflex has set in just now.
+    /// An attempt of the queue has ended. `true`: a reflex has set in, or a downstream is back, just now.
     pub(crate) fn on(&mut self, now_ms: u64, queue: &QueueName, sign: Sign) -> bool {
         let harmless = matches!(sign, Sign::None | Sign::Success);
         let reflex = match self.queues.get_mut(queue) {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use tidegate_flow::{
-    governor::{Inputs, QueueInputs, Reason, ResourceInputs, StoreInputs, Strategy},
+    governor::{self, Inputs, QueueInputs, Reason, ResourceInputs, StoreInputs, Strategy},
     histogram::Histogram,
 };
 use tidegate_protocol::domain::{self, Policy, Probe, QueueName};
@@ -12,6 +12,9 @@ use super::{
     Core, Managed, QUEUES_MAX,
     model::{Counts, Decision, Now, QueueReport, Report, Role, StoreFacts, StreamId},
 };
+
+/// Time over which arrivals say something of a rate.
+const SURGE_S_MIN: f64 = 0.9;
 
 /// A pin in place of the demand.
 #[derive(Clone, Copy, Debug)]
@@ -129,15 +132,29 @@ impl Core {
         }
         self.store_latency.merge(&report.store_latency);
         let mut is_new = false;
+        let mut is_surging = false;
         for queue in report.queues {
+            let arrived = (queue.counts.submitted > 0).then(|| queue.queue.clone());
             is_new |= self.take_queue(queue);
+            is_surging |= arrived.is_some_and(|name| self.is_surging(&name, now));
         }
         if is_new {
             self.adopt(now);
         }
-        if is_new || report.alarm {
+        if is_new || report.alarm || is_surging {
             self.tick_soon(now);
         }
+    }
+
+    /// Whether more of a queue has arrived since the last tick than noise explains.
+    fn is_surging(&self, name: &QueueName, now: Now) -> bool {
+        let (Some(last), Some(queue)) = (self.last_tick, self.queues.get(name)) else {
+            return false;
+        };
+        let seconds = now.mono_ms.saturating_sub(last.mono_ms) as f64 / 1_000.0;
+        // A report that comes right after a tick says nothing of a rate.
+        seconds >= SURGE_S_MIN
+            && governor::is_surge(&self.governor, name.as_str(), queue.window.submitted, seconds)
     }
 
     /// Whether the queue was not known before.
