@@ -5,7 +5,7 @@
 /// pass at once in any case.
 pub const ALPHA: f64 = 0.3;
 /// Deviations from which a sample is a shift of level and no noise.
-pub const SHIFT_SIGMAS: f64 = 3.0;
+pub const SHIFT_SIGMAS: f64 = 4.0;
 /// A judgement of speed needs this much time *and* this many jobs, whatever the tick: a median of ten jobs is off by a
 /// fifth often enough to cut every minute.
 pub const EVIDENCE_S: f64 = 5.0;
