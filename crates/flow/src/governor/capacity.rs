@@ -190,7 +190,11 @@ impl Capacity {
         let (slowdown, z) = (seen.pooled.slowdown(), seen.pooled.z());
         self.newest = (slowdown, z);
         let smooth = self.slowdown.take(slowdown, seen.pooled.error(), seen.seconds);
-        self.well *= (1.0 - FORGET).powf(seen.seconds / EVIDENCE_S);
+        let heavy = LOADED_MIN.max(HARMLESS * self.well);
+        // What is not tried is not forgotten either.
+        if seen.in_flight >= heavy {
+            self.well *= (1.0 - FORGET).powf(seen.seconds / EVIDENCE_S);
+        }
         if smooth < ROOM {
             self.well = self.well.max(seen.in_flight);
         }
@@ -208,14 +212,16 @@ impl Capacity {
         if let Some(test) = self.test.take() {
             return self.test_of(test, seen);
         }
-        let is_loaded = seen.in_flight >= LOADED_MIN.max(HARMLESS * self.well);
+        let is_loaded = seen.in_flight >= heavy;
         let is_full = smooth > FULL && self.hot >= 2;
         let jobs = (self.units - seen.others).max(0.0);
         let is_bound = seen.is_waiting || seen.in_flight >= BOUND * jobs - 1.0;
         if is_loaded && (is_full || (slowdown > ALARM && z > VERY_SURE)) {
             self.cut_for_speed(seen, smooth.max(self.hot_mean));
             return Verdict::Cut;
-        } else if is_bound && smooth < ROOM.max(1.0 + (seen.pooled.error() / 2.0).min(ERROR_MAX)) {
+        } else if is_bound
+            && (!is_loaded || smooth < ROOM.max(1.0 + (seen.pooled.error() / 2.0).min(ERROR_MAX)))
+        {
             self.grow(jobs);
         } else if is_bound && seen.is_waiting && smooth < FULL {
             self.good = 0;

@@ -98,7 +98,10 @@ fn what_is_down_is_left_alone_until_it_is_back() {
     run(&mut core, 500, 6..7, &done());
     assert_eq!(credit(&said(&mut core, 500)), Some((8, 6)));
     assert!(!queue_report(&core, 500).down);
-    assert!(core.is_alarming(), "the way back begins with the first good answer");
+    assert!(
+        core.is_alarming(),
+        "the way back begins with the first good answer"
+    );
 }
 
 #[test]
