@@ -18,7 +18,7 @@ pub const ALARM: f64 = 1.5;
 /// What a cut leaves of what runs, at least: deep enough that its effect is seen above the noise.
 pub const CUT: f64 = 0.7;
 /// Share of the largest number known to run well under which no slowdown is this load's doing.
-pub const HARMLESS: f64 = 0.25;
+pub const HARMLESS: f64 = 0.35;
 /// Share of results that are failures from which less is run, beyond what was accepted.
 pub const ERRORS: f64 = 0.05;
 /// Failures of class down, of all results, that are no accident.
