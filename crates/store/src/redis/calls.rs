@@ -198,7 +198,7 @@ impl RedisStore {
                 let mut answers = Vec::with_capacity(indexes.len());
                 for piece in pieces {
                     let piece: Vec<&T> = piece.iter().map(|&i| &items[i]).collect();
-                    // A server that does not answer is not waited for once a piece.
+                    // A server that does not answer, or replicas that do not confirm, are not waited for once a piece.
                     answers.extend(match is_silent(&answers) {
                         true => same(&piece, StoreError::Unavailable("not sent".to_owned())),
                         false => self.readable(queue, &piece, batch).await,
@@ -285,7 +285,9 @@ impl RedisStore {
 fn is_silent<R>(answers: &[StoreResult<R>]) -> bool {
     matches!(
         answers.last(),
-        Some(Err(StoreError::Unknown(_) | StoreError::Unavailable(_)))
+        Some(Err(StoreError::Unknown(_)
+            | StoreError::Unavailable(_)
+            | StoreError::Unconfirmed { .. }))
     )
 }
 

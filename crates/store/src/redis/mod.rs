@@ -47,6 +47,8 @@ pub struct RedisStore {
     submits: Link,
     leases: Link,
     admin: Link,
+    /// For calls that wait for replicas, if any do: leases and pulses are not to stand behind them. Submits have their own.
+    confirmed: Option<Link>,
     clock: Option<Arc<dyn Clock>>,
     min_replica_acks: u32,
     /// The server's clock at the last pulse, and this process's.
@@ -77,6 +79,7 @@ impl RedisStore {
             submits: Link::new(&all),
             leases: Link::new(&all),
             admin,
+            confirmed: (acks > 0).then(|| Link::new(&all)),
             clock: options.clock,
             min_replica_acks: acks,
             clock_seen: Mutex::default(),
@@ -89,6 +92,11 @@ impl RedisStore {
             stop,
             closed: AtomicBool::new(false),
         })
+    }
+
+    /// The connection for a call that replicas have to confirm, where that is asked for; else the `usual` one.
+    fn confirming<'a>(&'a self, usual: &'a Link) -> &'a Link {
+        self.confirmed.as_ref().unwrap_or(usual)
     }
 
     async fn end(&self) {

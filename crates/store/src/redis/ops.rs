@@ -147,7 +147,11 @@ impl RedisStore {
         for field in policy::fields(&record.policy)? {
             call.bytes(field.as_bytes());
         }
-        Ok(self.run_confirmed(&self.admin, &call).await?.number()? == 1)
+        Ok(self
+            .run_confirmed(self.confirming(&self.admin), &call)
+            .await?
+            .number()?
+            == 1)
     }
 
     /// When the answer to a call sent now will not be waited for any more, by the store's clock as far as it is known.

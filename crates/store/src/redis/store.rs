@@ -104,7 +104,7 @@ impl JobStore for RedisStore {
             other => other.error().len() + 64,
         };
         let batch = Batch {
-            link: &self.leases,
+            link: self.confirming(&self.leases),
             operation: operations::SETTLE,
             is_acknowledged: true,
             first: None,
@@ -169,7 +169,7 @@ impl JobStore for RedisStore {
             answers.map(|answer| Ok(acted(queue, answer))).collect()
         };
         let batch = Batch {
-            link: &self.admin,
+            link: self.confirming(&self.admin),
             operation: operations::ACT,
             is_acknowledged: true,
             first: Some(name),

@@ -1,7 +1,7 @@
 //! Acknowledged only when a replica has it.
 
 use tidegate_protocol::domain::{JobState, SettleResult, SubmitOutcome};
-use tidegate_store::{Durability, OpenOptions, StoreError, open};
+use tidegate_store::{Durability, OpenOptions, RenewAnswer, StoreError, open};
 use tidegate_tests::Sandbox;
 
 use super::{answered, failover::follow, life};
@@ -39,6 +39,16 @@ async fn nothing_is_acknowledged_that_no_replica_has() {
     assert_eq!(f.try_settle(&life.lease, ok()).await, Err(UNCONFIRMED));
     // Nobody is promised a lease: renewals and grants do not wait for replicas.
     let granted = f.lease("email", &Worker::new(2), 1).await.grants.remove(0);
+
+    // Nor do they stand behind a settle that does.
+    let renewing = async {
+        answered(&primary, &["INFO", "clients"], "blocked_clients:1").await;
+        f.store.renew(vec![lease_of(&granted.job)]).await.remove(0)
+    };
+    tokio::select! {
+        renewed = renewing => assert!(matches!(renewed, Ok(RenewAnswer::Held { .. })), "{renewed:?}"),
+        settled = f.try_settle(&life.lease, ok()) => panic!("answered before a renewal: {settled:?}"),
+    }
 
     replica.process().thaw();
     answered(&primary, &["WAIT", "1", "1000"], "1").await;
