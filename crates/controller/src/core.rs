@@ -209,5 +209,4 @@ impl Core {
 }
 
 #[cfg(test)]
-#[path = "core/tests.rs"]
 mod tests;
