@@ -79,9 +79,11 @@ pub enum Command {
     /// Example: tidegate controller --policies policies.toml
     #[command(verbatim_doc_comment)]
     Controller(ControllerArgs),
-    /// Run a worker that delivers jobs to an HTTP app
+    /// Run a worker that delivers jobs to an HTTP app or a command
     ///
-    /// Example: tidegate worker --router http://127.0.0.1:7600 --app http://127.0.0.1:9000/ --queue email
+    /// Examples:
+    ///   tidegate worker --router http://127.0.0.1:7600 --app http://127.0.0.1:9000/ --queue email
+    ///   tidegate worker --queue thumbnails --exec-memory 512MiB --exec ./resize.sh --width 200
     #[command(verbatim_doc_comment)]
     Worker(WorkerArgs),
     /// Enter a job

@@ -20,6 +20,7 @@ use clap::Parser;
 use args::{Cli, Command};
 
 fn main() -> ExitCode {
+    tidegate_worker::exec::init();
     let cli = Cli::parse();
     tidegate_chassis::tls_provider();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

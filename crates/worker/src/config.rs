@@ -1,4 +1,4 @@
-//! The settings of a worker that delivers jobs to an app: section `[worker]` of the configuration file,
+//! The settings of a worker that delivers jobs to an app or a command: section `[worker]` of the configuration file,
 //! `TIDEGATE_WORKER__*`, and flags.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidegate_chassis::config::{ConfigError, Loaded, Loader};
 
-use crate::worker::DRAIN_TIMEOUT_DEFAULT;
+use crate::{exec::GRACE_DEFAULT, worker::DRAIN_TIMEOUT_DEFAULT};
 
 /// What one worker needs to know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -19,8 +19,10 @@ pub struct WorkerConfig {
     pub controllers: Vec<String>,
     /// How it calls itself to the controller; empty: a random name.
     pub name: String,
-    /// Where jobs are POSTed. Required.
+    /// Where jobs are POSTed. This or `exec.command` is required.
     pub app: String,
+    /// The command that runs them.
+    pub exec: ExecConfig,
     /// Queues to serve. Required.
     pub queues: Vec<String>,
     /// Jobs that may run at once over all queues: a ceiling, the controller says how many do.
@@ -39,10 +41,42 @@ impl Default for WorkerConfig {
             controllers: Vec::new(),
             name: String::new(),
             app: String::new(),
+            exec: ExecConfig::default(),
             queues: Vec::new(),
             slots: 64,
             metrics_listen: SocketAddr::from(([127, 0, 0, 1], 9466)),
             drain_timeout: DRAIN_TIMEOUT_DEFAULT,
+        }
+    }
+}
+
+/// Section `[worker.exec]`: delivery to a command.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ExecConfig {
+    /// The program and its arguments, e.g. `["./resize.sh", "--width", "200"]`; no shell is involved.
+    pub command: Vec<String>,
+    /// Data that a process of it may have; 0: no limit.
+    #[serde(with = "tidegate_chassis::config::size")]
+    pub memory: u64,
+    /// Processor time that a process of it may use; 0: no limit.
+    #[serde(with = "tidegate_chassis::config::duration")]
+    pub cpu: Duration,
+    /// Files that a process of it may have open; 0: no limit.
+    pub open_files: u64,
+    /// How long before the attempt's time is up it is sent SIGTERM.
+    #[serde(with = "tidegate_chassis::config::duration")]
+    pub grace: Duration,
+}
+
+impl Default for ExecConfig {
+    fn default() -> Self {
+        Self {
+            command: Vec::new(),
+            memory: 0,
+            cpu: Duration::ZERO,
+            open_files: 0,
+            grace: GRACE_DEFAULT,
         }
     }
 }
@@ -80,6 +114,22 @@ pub struct WorkerArgs {
     /// Where jobs are POSTed, e.g. http://127.0.0.1:8080/jobs
     #[arg(long, value_name = "URL")]
     pub app: Option<String>,
+    /// Command that runs a job: payload on standard input, result on standard output, exit code 0 = succeeded,
+    /// 75 = retry, 65 = invalid. Takes the rest of the line, so put it last
+    #[arg(long, value_name = "CMD ARGS", num_args = 1.., allow_hyphen_values = true)]
+    pub exec: Vec<String>,
+    /// Data that a process of the command may have, e.g. 512MiB [default: no limit]
+    #[arg(long, value_name = "SIZE")]
+    pub exec_memory: Option<String>,
+    /// Processor time that a process of the command may use, e.g. 60s [default: no limit]
+    #[arg(long, value_name = "TIME")]
+    pub exec_cpu: Option<String>,
+    /// Files that a process of the command may have open [default: no limit]
+    #[arg(long, value_name = "N")]
+    pub exec_files: Option<u64>,
+    /// How long before its time is up the command is sent SIGTERM [default: 5s]
+    #[arg(long, value_name = "TIME")]
+    pub exec_grace: Option<String>,
     /// Queue to serve; give it once for each
     #[arg(long = "queue", value_name = "NAME")]
     pub queues: Vec<String>,
@@ -102,6 +152,13 @@ impl WorkerArgs {
             "routers": given(&self.routers),
             "controllers": given(&self.controllers),
             "app": self.app,
+            "exec": {
+                "command": given(&self.exec),
+                "memory": self.exec_memory,
+                "cpu": self.exec_cpu,
+                "open_files": self.exec_files,
+                "grace": self.exec_grace,
+            },
             "queues": given(&self.queues),
             "slots": self.slots,
             "metrics_listen": self.metrics_listen,
@@ -139,6 +196,28 @@ mod tests {
         );
         assert_eq!(config.routers, ["http://127.0.0.1:7600"]);
         assert_eq!(config.controllers, ["http://c:7601"]);
+    }
+
+    #[test]
+    fn a_command_takes_the_rest_of_the_line() {
+        #[derive(clap::Parser)]
+        struct Cli {
+            #[command(flatten)]
+            worker: WorkerArgs,
+        }
+        let line = "worker --queue a --exec-memory 64MiB --exec-cpu 3s --exec ./run.sh --queue b -x";
+        let cli: Cli = clap::Parser::try_parse_from(line.split(' ')).expect("it parses");
+        let config = load(&[("TIDEGATE_WORKER__EXEC__OPEN_FILES", "99")], &cli.worker).expect("valid");
+        let ExecConfig {
+            command,
+            memory,
+            cpu,
+            open_files,
+            grace,
+        } = config.exec;
+        assert_eq!(command, ["./run.sh", "--queue", "b", "-x"]);
+        assert_eq!((memory, cpu, open_files), (64 << 20, Duration::from_secs(3), 99));
+        assert_eq!((config.queues, grace), (vec!["a".to_owned()], GRACE_DEFAULT));
     }
 
     #[test]

@@ -1,6 +1,11 @@
-//! How a job gets to the code that does it: a Rust function here, an HTTP app in [`crate::http`].
+//! How a job gets to the code that does it: a Rust function here, an HTTP app in [`crate::http`], a command in
+//! [`crate::exec`].
 
-use std::{future::Future, marker::PhantomData};
+use std::{
+    future::Future,
+    marker::PhantomData,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
@@ -72,6 +77,13 @@ fn succeeded(result: &impl Serialize) -> Verdict {
             Verdict::succeeded(Vec::new())
         }
     }
+}
+
+/// A time of the job store's clock, for programs in other languages.
+pub(crate) fn rfc3339(epoch_ms: u64) -> String {
+    // Times on the wire end with the year 9999; what lies beyond is not formatted by anyone.
+    let time = UNIX_EPOCH + Duration::from_millis(epoch_ms.min(tidegate_protocol::convert::TIME_MS_MAX));
+    humantime::format_rfc3339_millis(time).to_string()
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@
 //! protocol as a state machine without I/O, made of `leases` (what may be believed), `permits` (what may run),
 //! `settles` (what is to be told), `reflex` (what a worker lowers by itself) and `tally` (what the controller is told);
 //! `control` takes the controller's targets and reports to it; `run` runs attempts on the application's runtime. [`http`]
-//! delivers jobs to an app in any language. What this crate does not know: the store, targets' reasons, other workers.
+//! delivers jobs to an app in any language, [`exec`] to a command. What this crate does not know: the store, targets' reasons, other workers.
 
 /// The README's example compiles.
 #[cfg(doctest)]
@@ -38,6 +38,7 @@ mod control;
 mod core;
 mod delivery;
 mod error;
+pub mod exec;
 pub mod http;
 mod job;
 mod leases;
@@ -52,7 +53,7 @@ mod tally;
 mod telemetry;
 mod worker;
 
-pub use config::{WorkerArgs, WorkerConfig, WorkerFile};
+pub use config::{ExecConfig, WorkerArgs, WorkerConfig, WorkerFile};
 pub use delivery::Delivery;
 pub use error::WorkerError;
 pub use job::{Job, JobContext, JobError, Verdict};

@@ -1,4 +1,4 @@
-//! The worker as a process: delivers jobs to an app, and tells operators how it fares.
+//! The worker as a process: delivers jobs to an app or a command, and tells operators how it fares.
 
 use std::{fmt, net::SocketAddr, process::ExitCode, time::Duration};
 
@@ -9,12 +9,14 @@ use tidegate_chassis::{
     serve::{BindError, bind_with_hint},
     shutdown,
     tasks::{TaskEnded, Tasks},
-    telemetry::{self, Metrics, TelemetryOptions},
+    telemetry::{self, Meter, Metrics, TelemetryOptions},
 };
 use tokio::{net::TcpListener, sync::oneshot};
 
 use crate::{
-    Connected, Worker, WorkerArgs, WorkerConfig, WorkerError,
+    Connected, Delivery, Worker, WorkerArgs, WorkerConfig, WorkerError,
+    config::ExecConfig,
+    exec::{ExecDelivery, ExecError, ExecSettings},
     http::{HttpDelivery, HttpError},
 };
 
@@ -26,12 +28,19 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(6);
 pub enum RunError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("no app: say where jobs are POSTed with --app URL (worker.app)")]
-    NoApp,
+    #[error(
+        "no app and no command: say where jobs are POSTed with --app URL (worker.app), or what runs them with \
+         --exec CMD ARGS (worker.exec.command)"
+    )]
+    NoDelivery,
+    #[error("an app and a command: give --app (worker.app) or --exec (worker.exec.command), not both")]
+    TwoDeliveries,
     #[error("no queue: name at least one with --queue NAME (worker.queues)")]
     NoQueue,
     #[error(transparent)]
     Http(#[from] HttpError),
+    #[error(transparent)]
+    Exec(#[from] ExecError),
     #[error(transparent)]
     Bind(#[from] BindError),
     #[error("the listener has no address")]
@@ -46,7 +55,12 @@ impl RunError {
     /// 2: how it was called or configured; 1: everything else.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::NoApp | Self::NoQueue | Self::Http(_) => 2,
+            Self::Config(_)
+            | Self::NoDelivery
+            | Self::TwoDeliveries
+            | Self::NoQueue
+            | Self::Http(_)
+            | Self::Exec(_) => 2,
             Self::Worker(
                 WorkerError::InvalidQueue(_)
                 | WorkerError::DuplicateQueue(_)
@@ -120,7 +134,7 @@ pub async fn run(
     ready: impl FnOnce(Ready),
 ) -> Result<(), RunError> {
     // Before the port: a mistake in the configuration is told first.
-    let worker = build(&config)?;
+    let worker = build(&config, Some(metrics.meter()))?;
     let listener = bind_with_hint(config.metrics_listen, "--metrics-listen").await?;
     let host = Host {
         admin: Some((listener, metrics)),
@@ -139,30 +153,49 @@ pub async fn run_on(
     shutdown: CancellationToken,
     ready: impl FnOnce(Ready),
 ) -> Result<(), RunError> {
-    serve(build(&config)?, &config, host, shutdown, ready).await
+    let meter = host.admin.as_ref().map(|(_, metrics)| metrics.meter());
+    serve(build(&config, meter)?, &config, host, shutdown, ready).await
 }
 
-fn build(config: &WorkerConfig) -> Result<Worker, RunError> {
-    if config.app.is_empty() {
-        return Err(RunError::NoApp);
-    }
-    if config.queues.is_empty() {
-        return Err(RunError::NoQueue);
-    }
-    let delivery = HttpDelivery::new(&config.app)?;
+fn build(config: &WorkerConfig, meter: Option<Meter>) -> Result<Worker, RunError> {
     let worker = Worker::connect(config.routers.iter().cloned())
         .controllers(config.controllers.iter().cloned())
         .name(&config.name)
         .slots(config.slots)
         .drain_timeout(config.drain_timeout)
-        .label("version", env!("CARGO_PKG_VERSION"))
-        .label("delivery", "http");
-    let worker = config
-        .queues
-        .iter()
-        .fold(worker, |worker, queue| worker.deliver(queue, delivery.clone()));
+        .label("version", env!("CARGO_PKG_VERSION"));
+    if config.queues.is_empty() {
+        return Err(RunError::NoQueue);
+    }
+    let worker = match (config.app.as_str(), config.exec.command.as_slice()) {
+        ("", []) => return Err(RunError::NoDelivery),
+        ("", _) => {
+            let delivery = ExecDelivery::new(exec_settings(&config.exec, meter))?;
+            all_queues(worker.label("delivery", "exec"), config, &delivery)
+        }
+        (app, []) => all_queues(worker.label("delivery", "http"), config, &HttpDelivery::new(app)?),
+        _ => return Err(RunError::TwoDeliveries),
+    };
     worker.check()?;
     Ok(worker)
+}
+
+fn all_queues(worker: Worker, config: &WorkerConfig, delivery: &(impl Delivery + Clone)) -> Worker {
+    config
+        .queues
+        .iter()
+        .fold(worker, |worker, queue| worker.deliver(queue, delivery.clone()))
+}
+
+fn exec_settings(config: &ExecConfig, meter: Option<Meter>) -> ExecSettings {
+    ExecSettings {
+        memory_bytes: Some(config.memory).filter(|bytes| *bytes > 0),
+        cpu: Some(config.cpu).filter(|cpu| !cpu.is_zero()),
+        open_files: Some(config.open_files).filter(|files| *files > 0),
+        grace: config.grace,
+        meter,
+        ..ExecSettings::new(&config.command)
+    }
 }
 
 async fn serve(
@@ -235,8 +268,17 @@ mod tests {
             queues: queues.iter().map(|queue| (*queue).to_owned()).collect(),
             ..WorkerConfig::default()
         };
+        let command = |app: &str, command: &str| WorkerConfig {
+            exec: ExecConfig {
+                command: vec![command.to_owned()],
+                ..ExecConfig::default()
+            },
+            ..config(app, &["a"])
+        };
         for (config, text) in [
             (config("", &["a"]), "--app URL"),
+            (command("http://127.0.0.1:1/", "true"), "not both"),
+            (command("", "no-such-program"), "it is not on PATH"),
             (config("http://127.0.0.1:1/", &[]), "--queue NAME"),
             (config("not a url", &["a"]), "invalid app address"),
             (config("http://127.0.0.1:1/", &["No Such"]), "invalid name"),

@@ -1,7 +1,7 @@
 //! What operators see of a worker: how long jobs run, how full it is, and a span for each attempt.
 
 use tidegate_chassis::telemetry::{
-    Counter, Gauge, Histogram, KeyValue, Meter, link_remote, trace::traceparent_of,
+    self, Counter, Gauge, Histogram, KeyValue, Meter, link_remote, trace::traceparent_of,
 };
 use tidegate_protocol::domain::{FailureClass, Outcome};
 use tracing::Span;
@@ -77,6 +77,47 @@ impl Instruments {
                 .record(f64::from(in_use) / f64::from(target.max(1)), &labels);
             self.target.record(u64::from(target), &labels);
         }
+    }
+}
+
+/// What becomes of deliveries to other programs.
+#[derive(Debug, Clone)]
+pub(crate) struct DeliveryCounters {
+    /// The label `delivery`: "http" or "exec".
+    delivery: &'static str,
+    deliveries: Counter<u64>,
+    results_cut: Counter<u64>,
+}
+
+impl DeliveryCounters {
+    /// Without a meter: the process's.
+    pub(crate) fn new(meter: Option<Meter>, delivery: &'static str) -> Self {
+        let meter = meter.unwrap_or_else(telemetry::meter);
+        Self {
+            delivery,
+            deliveries: meter
+                .u64_counter("tidegate_deliveries")
+                .with_description("Attempts handed to another program, by how it answered")
+                .build(),
+            results_cut: meter
+                .u64_counter("tidegate_delivery_results_cut")
+                .with_description("Answers longer than a result may be, cut at 64 KiB")
+                .build(),
+        }
+    }
+
+    /// `result` is one of a fixed few words.
+    pub(crate) fn ended(&self, result: &'static str) {
+        let labels = [
+            KeyValue::new("delivery", self.delivery),
+            KeyValue::new("result", result),
+        ];
+        self.deliveries.add(1, &labels);
+    }
+
+    pub(crate) fn cut(&self) {
+        self.results_cut
+            .add(1, &[KeyValue::new("delivery", self.delivery)]);
     }
 }
 

@@ -1,14 +1,12 @@
 //! The headers of a delivery: CloudEvents 1.0 in binary mode, Standard Webhooks without a signature yet, trace context,
 //! and the job's own.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{CONTENT_TYPE, USER_AGENT},
 };
 
-use crate::JobContext;
+use crate::{JobContext, delivery::rfc3339};
 
 /// Ours by meaning, or hop by hop: a job's header of such a name could lie about the job or break the message apart.
 const RESERVED: [&str; 13] = [
@@ -77,12 +75,6 @@ pub(super) fn headers(
 
 fn is_reserved(name: &str) -> bool {
     RESERVED.contains(&name) || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-}
-
-fn rfc3339(epoch_ms: u64) -> String {
-    // Times on the wire end with the year 9999; what lies beyond is not formatted by anyone.
-    let time = UNIX_EPOCH + Duration::from_millis(epoch_ms.min(tidegate_protocol::convert::TIME_MS_MAX));
-    humantime::format_rfc3339_millis(time).to_string()
 }
 
 #[cfg(test)]

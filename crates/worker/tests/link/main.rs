@@ -4,6 +4,7 @@ mod classes;
 mod control;
 mod controller;
 mod drain;
+mod exec;
 mod lease;
 mod reconnect;
 mod role;
