@@ -70,6 +70,7 @@ impl Control {
             }
             ControlEvent::Connected { .. } => {
                 drop_old(now_ms, core);
+                core.tell_anew();
                 self.connected = true;
                 self.report_at_ms = now_ms + REPORT_EVERY_MS;
                 instruments.controller_connected(true);
@@ -111,14 +112,14 @@ impl Control {
         if now_ms < self.wake_at_ms(core) {
             return;
         }
-        let report = core.report(now_ms);
+        let report = core.news(now_ms);
         if report.alarm {
             self.alarm_at_ms = now_ms + REPORT_EVERY_MS;
         }
         self.report_at_ms = now_ms + REPORT_EVERY_MS;
         // One that was not taken is said with the next.
-        if self.voice.report(report) {
-            core.reported(now_ms);
+        if self.voice.report(report.clone()) {
+            core.reported(now_ms, report);
         }
     }
 
@@ -135,6 +136,6 @@ impl Control {
 
 fn drop_old(now_ms: u64, core: &mut Core) {
     if core.window_ms(now_ms) > WINDOW_MS_MAX {
-        core.reported(now_ms);
+        core.forget_counts(now_ms);
     }
 }

@@ -10,6 +10,10 @@ pub enum WorkerError {
     InvalidQueue(#[from] tidegate_protocol::domain::InvalidQueueName),
     #[error("queue {0:?} has two handlers: register each queue once")]
     DuplicateQueue(String),
+    #[error(
+        "the pool of queue {0:?}, which has no handler here: register the handler, or take the queue away"
+    )]
+    PoolOfStranger(String),
     #[error("no queue: register at least one handler")]
     NoQueue,
     #[error("{0} queues: one worker serves at most {QUEUES_PER_WORKER_MAX}")]

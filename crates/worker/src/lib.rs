@@ -23,7 +23,8 @@
 //!
 //! From the outside in: [`Worker`] puts it together; `link` owns the stream on a thread of its own; `core` is the
 //! protocol as a state machine without I/O, made of `leases` (what may be believed), `permits` (what may run),
-//! `settles` (what is to be told), `reflex` (what a worker lowers by itself) and `tally` (what the controller is told);
+//! `settles` (what is to be told), `reflex` (what a worker lowers by itself), `pools` (who waits for a connection) and
+//! `tally` (what the controller is told);
 //! `control` takes the controller's targets and reports to it; `run` runs attempts on the application's runtime. [`http`]
 //! delivers jobs to an app in any language, [`exec`] to a command. What this crate does not know: the store, targets' reasons, other workers.
 
@@ -44,6 +45,7 @@ mod job;
 mod leases;
 mod link;
 mod permits;
+mod pools;
 mod reflex;
 mod role;
 mod run;
@@ -57,6 +59,7 @@ pub use config::{ExecConfig, WorkerArgs, WorkerConfig, WorkerFile};
 pub use delivery::Delivery;
 pub use error::WorkerError;
 pub use job::{Job, JobContext, JobError, Verdict};
+pub use pools::{PoolStats, PoolUsage};
 pub use role::{Host, Ready, RunError, main, run, run_on};
 pub use tidegate_client::Queue;
 pub use tidegate_protocol::domain::{FailureClass, Outcome};

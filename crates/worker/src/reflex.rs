@@ -3,7 +3,7 @@
 //! - Something that the jobs of a queue need is **down** (five failures of that class in a row): its permits go to one,
 //!   and after every failure that one waits, from half a second doubling to five: a downstream that is away is asked now
 //!   and then, and not as fast as connections can be refused. The first success ends it.
-//! - Something is **overloaded**: half the target for a second. Another sign of overload within that second says nothing
+//! - Something is **overloaded**, or a pool of connections lets callers wait: half the target for a second. Another sign of overload within that second says nothing
 //!   new, because jobs that were started before it must end first.
 //!
 //! Failures that are the job's own fault say nothing of what it needs. Pure: the time is an argument.
@@ -68,13 +68,18 @@ impl Reflex {
             }
             Sign::Failure(FailureClass::Overload) => {
                 self.breaker.on_success(now_ms); // full, so it is there
-                let sets_in = now_ms >= self.eased_until_ms;
-                if sets_in {
-                    self.eased_until_ms = now_ms + EASE_MS;
-                }
-                sets_in
+                self.ease(now_ms)
             }
         }
+    }
+
+    /// `true`: it has set in just now.
+    fn ease(&mut self, now_ms: u64) -> bool {
+        let sets_in = now_ms >= self.eased_until_ms;
+        if sets_in {
+            self.eased_until_ms = now_ms + EASE_MS;
+        }
+        sets_in
     }
 
     fn on_down(&mut self, now_ms: u64) -> bool {
@@ -142,6 +147,15 @@ impl Reflexes {
             None => self.queues.entry(queue.clone()).or_default(),
         };
         let sets_in = reflex.on(now_ms, sign);
+        self.wake_at_ms = self.wake_at_ms.min(reflex.wake_at_ms(now_ms));
+        sets_in
+    }
+
+    /// Callers wait for a connection that the queue's jobs need. Says nothing of whether the downstream is there: where
+    /// it is not, callers wait, too. `true`: the reflex has set in just now.
+    pub(crate) fn on_wait(&mut self, now_ms: u64, queue: &QueueName) -> bool {
+        let reflex = self.queues.entry(queue.clone()).or_default();
+        let sets_in = reflex.ease(now_ms);
         self.wake_at_ms = self.wake_at_ms.min(reflex.wake_at_ms(now_ms));
         sets_in
     }

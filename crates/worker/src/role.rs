@@ -64,6 +64,7 @@ impl RunError {
             Self::Worker(
                 WorkerError::InvalidQueue(_)
                 | WorkerError::DuplicateQueue(_)
+                | WorkerError::PoolOfStranger(_)
                 | WorkerError::NoQueue
                 | WorkerError::TooManyQueues(_)
                 | WorkerError::NoRouter

@@ -19,11 +19,12 @@ use tonic::transport::Endpoint;
 use uuid::Uuid;
 
 use crate::{
-    Delivery, JobContext, JobError, SLOTS_MAX, WorkerError,
+    Delivery, JobContext, JobError, PoolStats, SLOTS_MAX, WorkerError,
     control::Control,
     core::{Core, Settings},
     delivery::Handler,
     link::{Link, Ports},
+    pools::Pool,
     run::{Deliveries, run_attempts},
     telemetry::Instruments,
 };
@@ -39,6 +40,7 @@ pub struct Worker {
     controllers: Vec<String>,
     name: String,
     deliveries: Vec<(String, Arc<dyn Delivery>)>,
+    pools: Vec<(String, Vec<String>, Arc<dyn PoolStats>)>,
     slots: u32,
     drain_timeout: Duration,
     labels: HashMap<String, String>,
@@ -63,6 +65,7 @@ impl Worker {
             controllers: Vec::new(),
             name: String::new(),
             deliveries: Vec::new(),
+            pools: Vec::new(),
             slots: SLOTS_DEFAULT,
             drain_timeout: DRAIN_TIMEOUT_DEFAULT,
             labels: HashMap::new(),
@@ -85,6 +88,20 @@ impl Worker {
     /// Runs the queue's jobs in another way, e.g. [`crate::http::HttpDelivery`].
     pub fn deliver(mut self, queue: impl Into<String>, delivery: impl Delivery) -> Self {
         self.deliveries.push((queue.into(), Arc::new(delivery)));
+        self
+    }
+
+    /// A pool of connections to a shared resource, e.g. `pg-main`, that the handlers of these queues take from (none
+    /// named: of all queues). How full it is goes to the controller; while callers wait for a connection, half as many of
+    /// these jobs run here.
+    pub fn pool<Q: Into<String>>(
+        mut self,
+        resource: impl Into<String>,
+        queues: impl IntoIterator<Item = Q>,
+        stats: impl PoolStats,
+    ) -> Self {
+        let queues = queues.into_iter().map(Into::into).collect();
+        self.pools.push((resource.into(), queues, Arc::new(stats)));
         self
     }
 
@@ -144,7 +161,8 @@ impl Worker {
         }
         self.endpoints()?;
         ControlLink::new(&self.controllers, Kind::Targets)?;
-        by_queue(&self.deliveries).map(drop)
+        let deliveries = by_queue(&self.deliveries)?;
+        pools(&self.pools, &deliveries).map(drop)
     }
 
     /// The way to the controllers, if there are any.
@@ -173,6 +191,7 @@ impl Worker {
         self.check()?;
         let routers = self.endpoints()?;
         let deliveries = by_queue(&self.deliveries)?;
+        let pools = pools(&self.pools, &deliveries)?;
         let incarnation = Uuid::new_v4();
         let (attach, control) = self.control(incarnation)?;
         let Self {
@@ -204,7 +223,8 @@ impl Worker {
             connected,
         };
         let instruments = Instruments::new(&meter.unwrap_or_else(telemetry::meter));
-        let link = Link::new(Core::new(settings), routers, control, ports, instruments.clone());
+        let core = Core::new(settings).with_pools(pools);
+        let link = Link::new(core, routers, control, ports, instruments.clone());
         let mut link = start(link, attach, abandoned)?;
 
         let mut attempts = std::pin::pin!(run_attempts(to_start, report, deliveries, instruments));
@@ -281,9 +301,29 @@ fn by_queue(registered: &[(String, Arc<dyn Delivery>)]) -> Result<Deliveries, Wo
     }
 }
 
+fn pools(
+    registered: &[(String, Vec<String>, Arc<dyn PoolStats>)],
+    deliveries: &Deliveries,
+) -> Result<Vec<Pool>, WorkerError> {
+    let pool = |(resource, names, stats): &(String, Vec<String>, Arc<dyn PoolStats>)| {
+        let resource: QueueName = resource.parse()?; // resources are named like queues
+        let mut queues = Vec::new();
+        for name in names {
+            let queue: QueueName = name.parse()?;
+            if !deliveries.contains_key(&queue) {
+                return Err(WorkerError::PoolOfStranger(name.clone()));
+            }
+            queues.push(queue);
+        }
+        Ok(Pool::new(resource.to_string(), queues, Arc::clone(stats)))
+    };
+    registered.iter().map(pool).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PoolUsage;
 
     const A: Queue<String> = Queue::new("a");
     const BAD: Queue<String> = Queue::new("No Such");
@@ -308,6 +348,10 @@ mod tests {
             (
                 routers().handle(A, noop).slots(0),
                 "0 slots: a worker has 1 to 4096",
+            ),
+            (
+                routers().handle(A, noop).pool("pg", ["b"], PoolUsage::default),
+                "the pool of queue \"b\", which has no handler here",
             ),
             (
                 Worker::connect(Vec::<String>::new()).handle(A, noop),

@@ -13,6 +13,10 @@ use super::{
     model::{Counts, Decision, Now, QueueReport, Report, Role, StoreFacts, StreamId},
 };
 
+/// Facts of the store that nobody has confirmed for so long give way to any: the store's clock may have gone back.
+const FACTS_MS_MAX: u64 = 3_000;
+/// Less than this is a message that was slow on its way.
+const CLOCK_BACK_MS: u64 = 10_000;
 /// Time over which arrivals say something of a rate.
 const SURGE_S_MIN: f64 = 0.9;
 
@@ -33,6 +37,8 @@ pub(super) struct Queue {
     pub frozen: bool,
     pub pin: Option<Pin>,
     pub store: StoreFacts,
+    /// When they were heard, by the monotonic clock.
+    pub store_heard_ms: u64,
     /// Since the last tick.
     pub window: Counts,
     /// Of the last window that had any.
@@ -122,20 +128,23 @@ impl Core {
         if node.role == Role::Worker && report.slots > 0 {
             node.slots = report.slots;
         }
-        for resource in report.resources {
-            node.resources
-                .insert(resource.resource, (resource.in_use, resource.waiters));
-        }
+        // Each report names all pools of its worker; one that is gone is not named any more.
+        let pools = report.resources.into_iter();
+        node.resources = pools
+            .map(|pool| (pool.resource, (pool.in_use, pool.waiters)))
+            .collect();
         for queue in &report.queues {
-            node.gauges
-                .insert(queue.queue.clone(), (queue.mean_in_flight, queue.is_down));
+            if node.queues.contains(&queue.queue) {
+                node.gauges
+                    .insert(queue.queue.clone(), (queue.mean_in_flight, queue.is_down));
+            }
         }
         self.store_latency.merge(&report.store_latency);
         let mut is_new = false;
         let mut is_surging = false;
         for queue in report.queues {
             let arrived = (queue.counts.submitted > 0).then(|| queue.queue.clone());
-            is_new |= self.take_queue(queue);
+            is_new |= self.take_queue(queue, now);
             is_surging |= arrived.is_some_and(|name| self.is_surging(&name, now));
         }
         if is_new {
@@ -158,7 +167,7 @@ impl Core {
     }
 
     /// Whether the queue was not known before.
-    fn take_queue(&mut self, report: QueueReport) -> bool {
+    fn take_queue(&mut self, report: QueueReport, now: Now) -> bool {
         let is_new = !self.queues.contains_key(&report.queue);
         if is_new && !self.meet(&report.queue) {
             return false;
@@ -167,10 +176,14 @@ impl Core {
             return false;
         };
         queue.window.add(&report.counts);
+        let is_old = now.mono_ms.saturating_sub(queue.store_heard_ms) > FACTS_MS_MAX;
+        let went_back =
+            |clock_ms: u64| is_old && clock_ms.saturating_add(CLOCK_BACK_MS) < queue.store.clock_ms;
         if let Some(facts) = report.store
-            && facts.clock_ms >= queue.store.clock_ms
+            && (facts.clock_ms >= queue.store.clock_ms || went_back(facts.clock_ms))
         {
             queue.store = facts;
+            queue.store_heard_ms = now.mono_ms;
         }
         is_new
     }

@@ -29,7 +29,8 @@ pub(super) struct Node {
     pub applied: Version,
     pub reported_ms: u64,
     pub is_silent: bool,
-    /// Mean in flight, and whether its downstream is gone; by queue, of the last report that named it.
+    /// A worker's mean in flight, and whether its downstream is gone; by queue that it serves, of the last report that
+    /// named it.
     pub gauges: BTreeMap<QueueName, (f64, bool)>,
     /// In use and waiting, by resource.
     pub resources: BTreeMap<String, (u32, u32)>,

@@ -16,6 +16,8 @@ use super::{
     *,
 };
 
+mod reports;
+
 const TICK: u64 = 5_000;
 
 /// A store behind routers that do as they are told, and the controller under test.

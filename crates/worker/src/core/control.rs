@@ -48,6 +48,22 @@ impl Core {
         self.tally.window_ms(now_ms)
     }
 
+    /// What is new: queues that counted something or stand differently than when they were told last. The counts stay
+    /// until [`Self::reported`].
+    pub(crate) fn news(&self, now_ms: u64) -> v1::Report {
+        let mut report = self.report(now_ms);
+        report.queues.retain(|queue| {
+            let counted = queue.run_time.is_some() || !queue.failures.is_empty();
+            let told = queue
+                .queue
+                .parse()
+                .ok()
+                .and_then(|name: QueueName| self.told.get(&name));
+            counted || told != Some(queue)
+        });
+        report
+    }
+
     /// Everything there is to say of the queues. The counts stay until [`Self::reported`].
     pub(crate) fn report(&self, now_ms: u64) -> v1::Report {
         let mut overdue: HashMap<&QueueName, u32> = HashMap::new();
@@ -68,6 +84,7 @@ impl Core {
         v1::Report {
             window_ms: self.tally.window_ms(now_ms),
             queues: queues.collect(),
+            resources: self.pools.report(),
             alarm: self.alarm,
             slots: self.slots(),
             ..Default::default()
@@ -79,11 +96,13 @@ impl Core {
     pub(crate) fn state(&self, now_ms: u64) -> v1::Report {
         let mut state = self.report(now_ms);
         state.window_ms = 0;
-        for queue in &mut state.queues {
-            queue.run_time = None;
-            queue.failures.clear();
-        }
+        state.queues.iter_mut().for_each(without_counts);
         state
+    }
+
+    /// A new stream has begun: its controller knows nothing of what another one was told.
+    pub(crate) fn tell_anew(&mut self) {
+        self.told.clear();
     }
 
     /// What targets may be divided over: nothing of a worker that takes no more jobs.
@@ -96,7 +115,18 @@ impl Core {
     }
 
     /// The report was taken.
-    pub(crate) fn reported(&mut self, now_ms: u64) {
+    pub(crate) fn reported(&mut self, now_ms: u64, report: v1::Report) {
+        for mut queue in report.queues {
+            without_counts(&mut queue);
+            if let Ok(name) = queue.queue.parse() {
+                self.told.insert(name, queue);
+            }
+        }
+        self.forget_counts(now_ms);
+    }
+
+    /// Counts that are told, or too old to be told: a new window begins.
+    pub(crate) fn forget_counts(&mut self, now_ms: u64) {
         self.tally.begin(now_ms);
         self.alarm = false;
     }
@@ -122,6 +152,27 @@ impl Core {
         self.permits.set_limit(queue, limit);
     }
 
+    /// Callers that wait for a connection are more than the resource takes now.
+    pub(super) fn look_at_pools(&mut self, now_ms: u64) {
+        let mut eased = Vec::new();
+        for pool in self.pools.look(now_ms) {
+            let queues = match pool.queues.as_slice() {
+                [] => &self.settings.queues,
+                some => some,
+            };
+            for queue in queues {
+                if self.reflexes.on_wait(now_ms, queue) {
+                    tracing::info!(%queue, resource = pool.resource, "callers wait for a connection: half the target for a second");
+                    eased.push(queue.clone());
+                }
+            }
+        }
+        for queue in eased {
+            self.alarm = true;
+            self.limit(now_ms, &queue);
+        }
+    }
+
     pub(super) fn tick_reflexes(&mut self, now_ms: u64) {
         if self.reflexes.tick(now_ms) {
             for queue in self.settings.queues.clone() {
@@ -129,4 +180,9 @@ impl Core {
             }
         }
     }
+}
+
+fn without_counts(queue: &mut v1::QueueReport) {
+    queue.run_time = None;
+    queue.failures.clear();
 }

@@ -19,6 +19,7 @@ use crate::{
     Verdict,
     leases::Leases,
     permits::{Permits, Usage},
+    pools::{Pool, Pools},
     reflex::Reflexes,
     settles::Settles,
     stop::{Cause, Stop},
@@ -117,7 +118,10 @@ pub(crate) struct Core {
     permits: Permits,
     settles: Settles,
     reflexes: Reflexes,
+    pools: Pools,
     tally: Tally,
+    /// What the controller was told last of each queue, apart from counts.
+    told: HashMap<QueueName, v1::QueueReport>,
     /// Since the last report: a reflex set in, or a lease was lost.
     alarm: bool,
     jobs: HashMap<LeaseRef, Running>,
@@ -139,7 +143,9 @@ impl Core {
             permits,
             settles: Settles::default(),
             reflexes: Reflexes::default(),
+            pools: Pools::default(),
             tally,
+            told: HashMap::new(),
             alarm: false,
             jobs: HashMap::new(),
             stream: None,
@@ -148,6 +154,12 @@ impl Core {
             rotate_at_ms: 0,
             drain: None,
         }
+    }
+
+    /// The pools that the handlers take from.
+    pub(crate) fn with_pools(mut self, pools: Vec<Pool>) -> Self {
+        self.pools = Pools::new(pools);
+        self
     }
 
     /// A new stream is to be opened: the hello that comes first on it.
@@ -244,6 +256,7 @@ impl Core {
             Some(self.leases.fence_at_ms()),
             Some(self.scan_at_ms),
             Some(self.reflexes.wake_at_ms()),
+            Some(self.pools.wake_at_ms()),
             self.settles.wake_at_ms(),
             self.leases.give_up_at_ms(),
             renew,

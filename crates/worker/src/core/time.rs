@@ -73,6 +73,7 @@ impl Core {
     /// Too many handlers went on after they were told to stop.
     pub(crate) fn tick(&mut self, now_ms: u64) -> Result<(), WorkerError> {
         self.settles.tick(now_ms);
+        self.look_at_pools(now_ms);
         self.tick_reflexes(now_ms);
         for lease in self.leases.self_fence(now_ms) {
             self.stop(now_ms, &lease, Cause::SelfFenced);

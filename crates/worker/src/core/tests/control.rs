@@ -90,7 +90,8 @@ fn what_is_down_is_left_alone_until_it_is_back() {
     run(&mut core, 0, 1..6, &failing(FailureClass::Down));
     assert_eq!(credit(&said(&mut core, 0)), Some((0, 5)));
     assert!(core.is_alarming());
-    core.reported(0);
+    let report = core.report(0);
+    core.reported(0, report);
     let report = queue_report(&core, 0);
     assert_eq!((report.down, report.reflex_limit, report.target), (true, 1, 8));
     core.tick(500).expect("nothing is overdue");
@@ -143,4 +144,72 @@ fn a_hello_takes_no_counts_from_the_report_that_follows() {
     let report = core.report(300);
     let run_time = report.queues[0].run_time.as_ref().expect("two ended");
     assert_eq!((report.window_ms, run_time.count), (300, 2));
+}
+
+#[test]
+fn only_what_has_changed_is_news() {
+    let mut core = connected(8);
+    let report = core.news(1_000);
+    assert_eq!(report.queues.len(), 1, "a new stream is told everything");
+    core.reported(1_000, report);
+    assert_eq!(core.news(2_000).queues, []);
+    assert_eq!(core.news(2_000).slots, 8, "that it lives is said each time");
+    granted(&mut core, 2_000, 1, vec![grant(1)]);
+    let report = core.news(3_000);
+    assert_eq!((report.queues.len(), report.queues[0].in_flight), (1, 1));
+    core.reported(3_000, report);
+    // It runs on: the mean of a whole window is news once.
+    let report = core.news(4_000);
+    assert_eq!(report.queues[0].mean_in_flight, 1.0);
+    core.reported(4_000, report);
+    assert_eq!(core.news(5_000).queues, []);
+    ended_at(&mut core, 5_000, 1, done());
+    assert!(
+        core.news(5_000).queues[0].run_time.is_some(),
+        "counts are always news"
+    );
+    core.tell_anew();
+    assert_eq!(core.news(5_000).queues.len(), 1);
+}
+
+#[test]
+fn callers_that_wait_for_a_connection_halve_the_credit_and_alarm() {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    let waiters = Arc::new(AtomicU32::new(3));
+    let waiting = waiters.clone();
+    let stats = move || crate::PoolUsage {
+        in_use: 4,
+        waiters: waiting.load(Ordering::SeqCst),
+        size: 4,
+        ..crate::PoolUsage::default()
+    };
+    let pool = Pool::new("pg-main".to_owned(), Vec::new(), Arc::new(stats));
+    let mut core = connected(8).with_pools(vec![pool]);
+    core.tick(10).expect("nothing is overdue");
+    assert!(!core.is_alarming(), "one look is not a wait");
+    core.tick(110).expect("nothing is overdue");
+    assert!(core.is_alarming());
+    assert_eq!(credit(&said(&mut core, 110)), Some((4, 0)));
+    let report = core.news(110);
+    assert_eq!(
+        (report.alarm, report.queues[0].reflex_limit, report.queues[0].down),
+        (true, 4, false)
+    );
+    assert_eq!(
+        (report.resources[0].resource.as_str(), report.resources[0].waiters),
+        ("pg-main", 3)
+    );
+    core.reported(110, report);
+    core.tick(1_000).expect("nothing is overdue");
+    assert!(!core.is_alarming(), "at most once a second");
+    core.tick(1_110).expect("nothing is overdue");
+    assert!(core.is_alarming(), "they wait on");
+    waiters.store(0, Ordering::SeqCst);
+    core.tick(2_110).expect("nothing is overdue");
+    assert_eq!(credit(&said(&mut core, 2_110)), Some((8, 0)));
+    assert_eq!(core.report(2_110).resources[0].waiters, 0);
 }
