@@ -1,15 +1,19 @@
 //! A process under test: started in its own group, output in files, ended by its own id.
 
+mod spawn;
+mod tree;
+
 use crate::sandbox::Sandbox;
 use crate::wait::eventually;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+pub(crate) use spawn::{User, installed};
 
 /// Shown of each output file when something fails.
 const TAIL_LINES: usize = 60;
@@ -53,32 +57,34 @@ impl Process {
     }
 
     /// Starts any program; its output goes to files of the sandbox.
-    pub fn start(sandbox: &Sandbox, mut command: Command) -> Self {
-        let program = Path::new(command.get_program()).file_name().unwrap_or_default();
-        let program = program.to_string_lossy().into_owned();
+    pub fn start(sandbox: &Sandbox, command: Command) -> Self {
+        Self::start_as(sandbox, command, None)
+    }
+
+    /// As [`Process::start`], as another user.
+    pub(crate) fn start_as(sandbox: &Sandbox, command: Command, user: Option<User>) -> Self {
+        let program = spawn::stem(command.get_program());
+        if Path::new(command.get_program()).is_relative() {
+            installed(&program); // says how to get it, where it is missing
+        }
         sandbox.adopt(|number| {
             let name = format!("{number}-{program}");
             let stdout = sandbox.path().join(format!("{name}.stdout"));
             let stderr = sandbox.path().join(format!("{name}.stderr"));
-            command
-                .current_dir(sandbox.path())
-                .process_group(0)
-                .stdin(Stdio::null())
-                .stdout(File::create(&stdout).expect("create the stdout file"))
-                .stderr(File::create(&stderr).expect("create the stderr file"));
-            let child = command.spawn().unwrap_or_else(|error| match error.kind() {
-                std::io::ErrorKind::NotFound => {
-                    panic!(
-                        "{program} is not installed; `cargo xtask test` finds or installs what the tests need"
-                    )
-                }
-                _ => panic!("start {program}: {error}"),
-            });
-            let pid = Pid::from_child(&child);
+            let child = spawn::spawn(
+                command,
+                user,
+                spawn::Surroundings {
+                    folder: sandbox.path(),
+                    stdout: File::create(&stdout).expect("create the stdout file"),
+                    stderr: File::create(&stderr).expect("create the stderr file"),
+                },
+            );
+            let child = child.unwrap_or_else(|error| panic!("start {program}: {error}"));
             Self {
                 inner: Arc::new(Inner {
                     name,
-                    pid,
+                    pid: Pid::from_child(&child),
                     child: Mutex::new(Some(child)),
                     stdout,
                     stderr,
@@ -124,8 +130,12 @@ impl Process {
 
     /// SIGTERM to the process only: a polite stop.
     pub fn sigterm(&self) {
-        self.unreaped(|pid| rustix::process::kill_process(pid, Signal::TERM))
-            .expect("signal a child");
+        self.send(Signal::TERM);
+    }
+
+    /// SIGINT to the process only: Ctrl-C, and Postgres' fast stop.
+    pub fn sigint(&self) {
+        self.send(Signal::INT);
     }
 
     /// Stops the process where it stands: a stall, as a paused machine has it. Undone by [`Process::thaw`].
@@ -135,6 +145,21 @@ impl Process {
 
     pub fn thaw(&self) {
         self.signal(Signal::CONT);
+    }
+
+    /// SIGKILL to it and to everything that it has started, in whatever group. What [`Process::kill9`] is to a program that
+    /// stays in its group, this is to a server like Postgres.
+    pub fn kill9_tree(&self) {
+        self.unreaped(tree::kill);
+    }
+
+    /// As [`Process::freeze`], with everything that it has started.
+    pub fn freeze_tree(&self) {
+        self.unreaped(tree::freeze);
+    }
+
+    pub fn thaw_tree(&self) {
+        self.unreaped(tree::thaw);
     }
 
     /// The exit code, 128 + n for signal n, or `None` while it runs.
@@ -187,10 +212,17 @@ impl Process {
     pub(crate) fn end(&self) {
         let mut child = self.inner.child.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(mut child) = child.take() {
-            // Fails only when the group is empty, and an unreaped child keeps it from being empty.
+            tree::kill(self.inner.pid);
+            // What outlived its parent is still in the group. Fails only when the group is empty, and an unreaped child
+            // keeps it from being empty.
             let _ = rustix::process::kill_process_group(self.inner.pid, Signal::KILL);
             let _ = child.wait();
         }
+    }
+
+    fn send(&self, signal: Signal) {
+        self.unreaped(|pid| rustix::process::kill_process(pid, signal))
+            .expect("signal a child");
     }
 
     fn signal(&self, signal: Signal) {
@@ -217,21 +249,25 @@ impl std::fmt::Display for Process {
     }
 }
 
-/// One of the workspace's binaries. Cargo puts test executables into `target/<profile>/deps`, binaries one level up.
+/// One of the workspace's binaries.
 pub fn built(name: &str) -> PathBuf {
-    let this = std::env::current_exe().expect("a process knows its executable");
-    let dir = this.parent().expect("an executable is in a directory");
-    let profile_dir = match dir.ends_with("deps") {
-        true => dir.parent().unwrap_or(dir),
-        false => dir,
-    };
-    let binary = profile_dir.join(name);
+    let binary = build_folder().join(name);
     assert!(
         binary.is_file(),
         "{} does not exist: run cargo build --workspace --bins first",
         binary.display()
     );
     binary
+}
+
+/// `target/<profile>`. Cargo puts test executables into its folder `deps`.
+pub(crate) fn build_folder() -> PathBuf {
+    let this = std::env::current_exe().expect("a process knows its executable");
+    let dir = this.parent().expect("an executable is in a directory");
+    match dir.ends_with("deps") {
+        true => dir.parent().unwrap_or(dir).to_owned(),
+        false => dir.to_owned(),
+    }
 }
 
 /// A process may be killed in the middle of a character, so no output is worth a panic.

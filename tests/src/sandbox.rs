@@ -2,6 +2,7 @@
 
 use crate::process::Process;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use tempfile::TempDir;
@@ -18,7 +19,12 @@ impl Sandbox {
         reason = "creates a directory: that should be visible at the call"
     )]
     pub fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("tidegate-test-").tempdir();
+        // A server that runs as another user must get to its own folder in it.
+        let passable = std::fs::Permissions::from_mode(0o711);
+        let dir = tempfile::Builder::new()
+            .prefix("tidegate-test-")
+            .permissions(passable)
+            .tempdir();
         Self {
             dir: dir.expect("create a scratch directory"),
             started: Mutex::default(),

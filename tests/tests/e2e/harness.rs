@@ -106,6 +106,53 @@ async fn kill9_and_the_sandbox_end_the_whole_group() {
     }
 }
 
+/// Servers leave the group that they are started in.
+#[tokio::test]
+async fn the_sandbox_ends_children_in_groups_of_their_own() {
+    let sandbox = Sandbox::new();
+    let parent = shell(&sandbox, "setsid sleep 1000 & echo child $!; wait");
+    let line = parent.wait_for_line("child ", SOON).await;
+    let child = line.trim_start_matches("child ").to_owned();
+    drop(sandbox);
+    eventually(SOON, format!("the end of the child {child}"), async || {
+        ended(&child).then_some(())
+    })
+    .await;
+}
+
+/// This test in a process of its own is killed in the middle, as by an impatient operator: nothing cleans up.
+#[tokio::test]
+async fn children_end_with_a_test_that_is_killed() {
+    const INNER: &str = "HARNESS_TEST_IS_KILLED";
+    if std::env::var_os(INNER).is_some() {
+        let sandbox = std::mem::ManuallyDrop::new(Sandbox::new());
+        println!(
+            "\nchild {} in {}",
+            shell(&sandbox, "exec sleep 1000").pid(),
+            sandbox.path().display()
+        );
+        std::process::abort();
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args([
+            "--exact",
+            "harness::children_end_with_a_test_that_is_killed",
+            "--nocapture",
+        ])
+        .env(INNER, "1");
+    let output = command.output().unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stdout).unwrap();
+    let line = said.lines().find_map(|line| line.strip_prefix("child "));
+    let (child, dir) = line.and_then(|line| line.split_once(" in ")).expect(&said);
+    eventually(SOON, format!("the end of the child {child}"), async || {
+        ended(child).then_some(())
+    })
+    .await;
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
 /// Gone, or a zombie that nobody has reaped yet.
 fn ended(pid: &str) -> bool {
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
