@@ -1,28 +1,71 @@
-//! A TCP proxy: the name that leads to another server after a failover, and the cable that is cut.
+//! A TCP proxy between any two: the name that leads to another server after a failover, the cable that is cut, the line
+//! that is slow, silent or half dead. Everything can be switched while connections go through it.
+//!
+//! What is delayed or held back is not lost: TCP repeats what a network drops, so it arrives when the fault has passed.
 
-use std::io;
+mod connection;
+
+use crate::sandbox::free_address;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
 
-/// A request of the tests fits, so that what it begins with and where it ends are seen at once.
-const CHUNK: usize = 256 * 1024;
+/// Another process may take a free port first.
+const BIND_TRIES: usize = 20;
+const BIND_PAUSE: Duration = Duration::from_millis(50);
 
 /// Listens on a port of its own; ends with its value, its connections with it.
 pub struct Proxy {
     address: SocketAddr,
-    state: Arc<Mutex<State>>,
+    shared: Arc<Shared>,
+    listening: watch::Receiver<bool>,
     accepting: JoinHandle<()>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    ToServer,
+    ToClient,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    line: watch::Sender<Line>,
 }
 
 struct State {
     /// Where new connections lead. Old ones stay where they are.
     target: u16,
     cut: Option<Cut>,
-    connections: Vec<JoinHandle<()>>,
+}
+
+/// What the line is like now.
+#[derive(Clone, Copy, Default)]
+struct Line {
+    refuses: bool,
+    /// Each way.
+    delay: Duration,
+    bytes_per_second: Option<u64>,
+    hole_to_server: bool,
+    hole_to_client: bool,
+    /// Connections made before the last one are cut.
+    cuts: u64,
+    /// Connections made before the last one have lost their server.
+    half_opens: u64,
+    /// What was half open is closed.
+    heals: u64,
+}
+
+impl Line {
+    fn passes(&self, way: Way) -> bool {
+        match way {
+            Way::ToServer => !self.hole_to_server,
+            Way::ToClient => !self.hole_to_client,
+        }
+    }
 }
 
 /// Ends the next connection over which a request with `marker` goes, so that one exchange is left half done.
@@ -39,25 +82,42 @@ enum Place {
     Reply(usize),
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Proxy {
     pub async fn start(target: u16) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        // Not any port: it must be free when it comes back after a refusal.
+        let listener = bind(|| free_address().parse().expect("an address")).await;
         let address = listener.local_addr().expect("a bound listener has an address");
-        let state = Arc::new(Mutex::new(State {
-            target,
-            cut: None,
-            connections: Vec::new(),
-        }));
-        let accepting = tokio::spawn(accept(listener, state.clone()));
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State { target, cut: None }),
+            line: watch::Sender::new(Line::default()),
+        });
+        let (listens, listening) = watch::channel(true);
+        let accepting = tokio::spawn(accept(listener, shared.clone(), listens));
         Self {
             address,
-            state,
+            shared,
+            listening,
             accepting,
         }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// As `--router` and gRPC clients take it.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     /// As `--store` and redis clients take it.
@@ -67,21 +127,75 @@ impl Proxy {
 
     /// New connections lead to that port from now on.
     pub fn lead_to(&self, port: u16) {
-        lock(&self.state).target = port;
+        self.shared.lock().target = port;
+    }
+
+    /// Each byte arrives so much later, each way; a round trip takes twice as long.
+    pub fn delay(&self, delay: Duration) {
+        self.shared.line.send_modify(|line| line.delay = delay);
+    }
+
+    /// Each connection carries at most so many bytes a second, each way.
+    pub fn bandwidth(&self, bytes_per_second: u64) {
+        let rate = Some(bytes_per_second.max(1));
+        self.shared.line.send_modify(|line| line.bytes_per_second = rate);
+    }
+
+    /// Nothing arrives any more that way, the end of a connection neither; the other way goes on.
+    pub fn blackhole(&self, way: Way) {
+        self.shared.line.send_modify(|line| match way {
+            Way::ToServer => line.hole_to_server = true,
+            Way::ToClient => line.hole_to_client = true,
+        });
+    }
+
+    /// Ends every connection there is; new ones go through.
+    pub fn cut(&self) {
+        self.shared.line.send_modify(|line| line.cuts += 1);
+    }
+
+    /// The server loses every connection there is, and the client does not hear of it; new ones go through.
+    pub fn half_open(&self) {
+        self.shared.line.send_modify(|line| line.half_opens += 1);
+    }
+
+    /// New connections are refused, as by a machine without the server. What is connected stays.
+    pub async fn refuse(&self) {
+        self.shared.line.send_modify(|line| line.refuses = true);
+        self.listens(false).await;
+    }
+
+    /// The line is as good as new. What was held back arrives; what was half open ends.
+    pub async fn heal(&self) {
+        self.shared.line.send_modify(|line| {
+            *line = Line {
+                cuts: line.cuts,
+                half_opens: line.half_opens,
+                heals: line.heals + 1,
+                ..Line::default()
+            };
+        });
+        self.listens(true).await;
+    }
+
+    async fn listens(&self, listens: bool) {
+        let mut listening = self.listening.clone();
+        let changed = listening.wait_for(|now| *now == listens).await;
+        changed.expect("the proxy listens as long as it lives");
     }
 
     /// Ends the connection of the next request with `marker` in it when `bytes` of that request have gone on.
     pub fn cut_request(&self, marker: &str, bytes: usize) {
-        self.cut(marker, Place::Request(bytes));
+        self.cut_at(marker, Place::Request(bytes));
     }
 
     /// Lets the next request with `marker` in it through, and ends its connection after `bytes` of what is answered.
     pub fn cut_reply(&self, marker: &str, bytes: usize) {
-        self.cut(marker, Place::Reply(bytes));
+        self.cut_at(marker, Place::Reply(bytes));
     }
 
-    fn cut(&self, marker: &str, place: Place) {
-        lock(&self.state).cut = Some(Cut {
+    fn cut_at(&self, marker: &str, place: Place) {
+        self.shared.lock().cut = Some(Cut {
             marker: marker.as_bytes().to_vec(),
             place,
         });
@@ -89,78 +203,59 @@ impl Proxy {
 
     /// Whether a cut that was asked for has been made.
     pub fn has_cut(&self) -> bool {
-        lock(&self.state).cut.is_none()
+        self.shared.lock().cut.is_none()
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.accepting.abort();
-        for connection in &lock(&self.state).connections {
-            connection.abort();
-        }
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<Mutex<State>>) {
-    while let Ok((client, _)) = listener.accept().await {
-        let target = lock(&state).target;
-        // Nobody there: the client sees its connection end.
-        let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await else {
-            continue;
-        };
-        let copying = copy(client, server, state.clone());
-        let connection = tokio::spawn(async move {
-            let _ = copying.await;
-        });
-        lock(&state).connections.push(connection);
-    }
-}
-
-/// Passes bytes on in both directions until one side ends or a cut is due; then both ends are closed.
-async fn copy(client: TcpStream, server: TcpStream, state: Arc<Mutex<State>>) -> io::Result<()> {
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
-    let (mut request, mut reply) = (vec![0; CHUNK], vec![0; CHUNK]);
+async fn accept(listener: TcpListener, shared: Arc<Shared>, listens: watch::Sender<bool>) {
+    let address = listener.local_addr().expect("a bound listener has an address");
+    let mut listener = Some(listener);
+    let mut line = shared.line.subscribe();
+    let mut connections = JoinSet::new();
     loop {
+        let refuses = line.borrow_and_update().refuses;
+        match (refuses, &listener) {
+            (true, Some(_)) => listener = None,
+            (false, None) => listener = Some(bind(|| address).await),
+            (true, None) | (false, Some(_)) => {}
+        }
+        listens.send_replace(listener.is_some());
         tokio::select! {
-            read = from_client.read(&mut request) => {
-                let request = &request[..read?];
-                match due(&state, request) {
-                    None if request.is_empty() => return Ok(()),
-                    None => to_server.write_all(request).await?,
-                    Some(Place::Request(bytes)) => return to_server.write_all(&request[..bytes]).await,
-                    Some(Place::Reply(bytes)) => {
-                        to_server.write_all(request).await?;
-                        return part(&mut from_server, &mut to_client, &mut reply, bytes).await;
-                    }
-                }
+            client = next(listener.as_ref()) => {
+                let target = shared.lock().target;
+                connections.spawn(connection::carry(client, target, shared.clone()));
             }
-            read = from_server.read(&mut reply) => {
-                let reply = &reply[..read?];
-                if reply.is_empty() {
-                    return Ok(());
-                }
-                to_client.write_all(reply).await?;
-            }
+            // The sender is in `shared`.
+            _ = line.changed() => {}
+            Some(_) = connections.join_next() => {}
         }
     }
 }
 
-fn due(state: &Mutex<State>, request: &[u8]) -> Option<Place> {
-    let mut state = lock(state);
-    let marker = &state.cut.as_ref()?.marker;
-    let found = request.windows(marker.len()).any(|window| window == &marker[..]);
-    found.then(|| state.cut.take().map(|cut| cut.place)).flatten()
+async fn next(listener: Option<&TcpListener>) -> tokio::net::TcpStream {
+    match listener {
+        Some(listener) => loop {
+            // Fails for one that has gone again.
+            if let Ok((client, _)) = listener.accept().await {
+                return client;
+            }
+        },
+        None => std::future::pending().await,
+    }
 }
 
-/// The server has answered when its first byte is here.
-async fn part(
-    from_server: &mut OwnedReadHalf,
-    to_client: &mut OwnedWriteHalf,
-    reply: &mut [u8],
-    bytes: usize,
-) -> io::Result<()> {
-    let read = from_server.read(reply).await?;
-    to_client.write_all(&reply[..bytes.min(read)]).await
+async fn bind(address: impl Fn() -> SocketAddr) -> TcpListener {
+    for _ in 1..BIND_TRIES {
+        if let Ok(listener) = TcpListener::bind(address()).await {
+            return listener;
+        }
+        tokio::time::sleep(BIND_PAUSE).await;
+    }
+    TcpListener::bind(address()).await.expect("a free port")
 }
