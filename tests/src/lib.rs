@@ -23,6 +23,8 @@
 mod app;
 pub mod bench;
 pub mod demo;
+mod pgbouncer;
+mod postgres;
 mod process;
 mod proxy;
 mod redis;
@@ -31,8 +33,10 @@ mod sandbox;
 mod wait;
 
 pub use app::{Answer, App, Delivery, End};
+pub use pgbouncer::{PgBouncer, PgBouncerOptions};
+pub use postgres::{Postgres, PostgresOptions};
 pub use process::{Process, built};
-pub use proxy::Proxy;
+pub use proxy::{Proxy, Way};
 pub use redis::{Redis, RedisOptions};
 pub use roles::{
     Controller, ControllerOptions, Dev, DevOptions, Router, RouterOptions, WorkerOptions, WorkerProc,

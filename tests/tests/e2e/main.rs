@@ -15,4 +15,5 @@ mod harness;
 mod producer;
 mod readme;
 mod redis_faults;
+mod servers;
 mod survival;

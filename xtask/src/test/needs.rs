@@ -1,16 +1,24 @@
 //! Programs that the tests start, and how to get them.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// (program, Debian package)
-const NEEDS: &[(&str, &str)] = &[("redis-server", "redis-server")];
+/// (program, Debian package). `initdb` comes with Postgres itself, and there is none on the path.
+const NEEDS: &[(&str, &str)] = &[
+    ("redis-server", "redis-server"),
+    ("initdb", "postgresql"),
+    ("pgbouncer", "pgbouncer"),
+];
+
+/// Where packages put servers; the harness looks there, too.
+const SERVER_DIRS: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
+const POSTGRES_DIRS: &str = "/usr/lib/postgresql";
 
 /// Installs what is missing where that is possible; otherwise says exactly what to install.
 pub(crate) fn provide() -> Result<(), String> {
     let missing: Vec<_> = NEEDS
         .iter()
-        .filter(|(program, _)| !on_path(program))
+        .filter(|(program, _)| !is_installed(program))
         .map(|(_, package)| *package)
         .collect();
     if missing.is_empty() {
@@ -24,7 +32,7 @@ pub(crate) fn provide() -> Result<(), String> {
         .arg("-u")
         .output()
         .is_ok_and(|id| id.stdout.trim_ascii() == b"0");
-    if !root || !on_path("apt-get") {
+    if !root || !is_installed("apt-get") {
         return Err(advice);
     }
     println!("installing {}", missing.join(" "));
@@ -46,7 +54,11 @@ fn apt(args: &[&str]) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-fn on_path(program: &str) -> bool {
+fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| Path::new(&folder).join(program).is_file())
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    folders.extend(SERVER_DIRS.map(PathBuf::from));
+    let versions = std::fs::read_dir(POSTGRES_DIRS).into_iter().flatten().flatten();
+    folders.extend(versions.map(|version| version.path().join("bin")));
+    folders.iter().any(|folder| folder.join(program).is_file())
 }
