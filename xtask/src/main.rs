@@ -43,9 +43,9 @@ enum Command {
     /// Example: cargo xtask demo --seconds 30
     #[command(disable_help_flag = true)]
     Demo(run::Args),
-    /// Speed: cargo xtask bench store
+    /// Speed of the job stores or of everything together: cargo xtask bench store | router
     ///
-    /// Example: cargo xtask bench store --json store.json
+    /// Example: cargo xtask bench router --json router.json
     #[command(disable_help_flag = true)]
     Bench(run::Args),
 }

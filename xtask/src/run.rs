@@ -22,7 +22,8 @@ pub(crate) fn demo(args: &Args) -> Result<ExitCode> {
 }
 
 pub(crate) fn bench(args: &Args) -> Result<ExitCode> {
-    build_and_run("release", "bench", &["--release", "--bin", "bench"], args)
+    let what = ["--release", "--bin", "bench", "--bin", "tidegate"];
+    build_and_run("release", "bench", &what, args)
 }
 
 fn build_and_run(profile: &str, name: &str, what: &[&str], args: &Args) -> Result<ExitCode> {

@@ -1,5 +1,6 @@
 //! Speed, measured side by side with something everybody knows, so that figures of different machines compare.
 
+pub mod router;
 mod stalls;
 pub mod store;
 
@@ -36,9 +37,9 @@ impl Figures {
         self.0.iter().map(median).collect::<Map<_, _>>().into()
     }
 
-    /// One line a figure: median, range, and its ratio to `base` where that is meant.
+    /// One line a figure: median, range, and its ratio to `base` where there is one.
     pub fn print(&self, base: &str) {
-        let base = self.median(base).unwrap_or(1.0);
+        let base = self.median(base);
         for (name, values) in &self.0 {
             let median = self.median(name).unwrap_or_default();
             let low = values.iter().copied().fold(f64::INFINITY, f64::min);
@@ -48,10 +49,8 @@ impl Figures {
                 println!("{name:<32}{median:>12.2}   [{low:.2} .. {high:.2}]");
                 continue;
             }
-            println!(
-                "{name:<32}{median:>12.0}   [{low:.0} .. {high:.0}]   x{:.2}",
-                median / base
-            );
+            let ratio = base.map_or(String::new(), |base| format!("   x{:.2}", median / base));
+            println!("{name:<32}{median:>12.0}   [{low:.0} .. {high:.0}]{ratio}");
         }
     }
 }

@@ -33,25 +33,70 @@ enum What {
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
     },
+    /// Lifecycles a second through a router, and how soon a job is picked up
+    Router {
+        /// Write the medians here
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// How often everything is measured
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Length of each measurement
+        #[arg(long, default_value_t = 4.0)]
+        seconds: f64,
+        /// Measure these figures only
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+    },
+    /// The worker of `router`, which starts it
+    #[command(hide = true)]
+    Worker {
+        #[arg(long)]
+        router: String,
+        #[arg(long)]
+        slots: u32,
+    },
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let What::Store {
-        json,
-        rounds,
-        seconds,
-        keys,
-        only,
-    } = args.what;
-    let options = bench::store::Options {
-        rounds,
-        seconds,
-        keys,
-        only,
-        ..bench::store::Options::default()
-    };
-    let figures: Figures = bench::store::run(&options).await?;
-    figures.print("redis_set_p1");
+    match args.what {
+        What::Store {
+            json,
+            rounds,
+            seconds,
+            keys,
+            only,
+        } => {
+            let options = bench::store::Options {
+                rounds,
+                seconds,
+                keys,
+                only,
+                ..bench::store::Options::default()
+            };
+            let figures = bench::store::run(&options).await?;
+            show(&figures, "redis_set_p1", json)
+        }
+        What::Router {
+            json,
+            rounds,
+            seconds,
+            only,
+        } => {
+            let options = bench::router::Options {
+                rounds,
+                seconds,
+                only,
+            };
+            let figures = bench::router::run(&options).await?;
+            show(&figures, "", json)
+        }
+        What::Worker { router, slots } => bench::router::worker::run(router, slots).await,
+    }
+}
+
+fn show(figures: &Figures, base: &str, json: Option<PathBuf>) -> anyhow::Result<()> {
+    figures.print(base);
     if let Some(path) = json {
         std::fs::write(path, serde_json::to_string_pretty(&figures.json())? + "\n")?;
     }
