@@ -66,6 +66,8 @@ struct Line {
     dirty: bool,
     /// The last call did not meet it: wait for a wake or the fallback poll.
     hungry: bool,
+    /// Woken while the call was in flight. The store wakes once and may have looked before: asked again after it.
+    woken: bool,
 }
 
 impl Board {
@@ -88,7 +90,7 @@ impl Board {
         for queue in seat.credits.keys() {
             if let Some(line) = self.queues.get_mut(queue) {
                 line.waiting.retain(|other| *other != session);
-                if line.waiting.is_empty() && !line.dirty {
+                if line.waiting.is_empty() && !line.dirty && !line.woken {
                     self.queues.remove(queue);
                 }
             }
@@ -125,10 +127,12 @@ impl Board {
 
     /// Something changed in the queue's favour.
     pub fn mark(&mut self, queue: &QueueName) {
-        if let Some(line) = self.queues.get_mut(queue)
-            && !line.waiting.is_empty()
-            && !std::mem::replace(&mut line.dirty, true)
-        {
+        let Some(line) = self.queues.get_mut(queue) else {
+            return;
+        };
+        if line.waiting.is_empty() {
+            line.woken = true;
+        } else if !std::mem::replace(&mut line.dirty, true) {
             self.dirty.push_back(queue.clone());
         }
     }
@@ -160,8 +164,7 @@ impl Board {
             let Some(line) = self.queues.get_mut(&queue) else {
                 continue;
             };
-            line.dirty = false;
-            line.hungry = false;
+            (line.dirty, line.hungry, line.woken) = (false, false, false);
             if !may_grant(&queue) {
                 line.hungry = true;
                 continue;
@@ -298,7 +301,7 @@ impl Board {
         line.hungry |= unmet;
         if line.waiting.is_empty() && !line.dirty {
             self.queues.remove(&request.queue);
-        } else if !unmet {
+        } else if !unmet || line.woken {
             self.mark(&request.queue);
         }
     }

@@ -169,6 +169,22 @@ fn an_unmet_queue_waits_for_a_wake_or_the_fallback() {
     assert_eq!(wanted(&plan(&mut board)), [(0, 1)]);
 }
 
+/// The store may have looked before the job came, and wakes no second time.
+#[test]
+fn a_wake_during_the_call_is_not_lost() {
+    let mut board = board(1);
+    let a = queue("a");
+    board.credit(session(0), a.clone(), 2, 0);
+    let requests = plan(&mut board);
+    board.mark(&a);
+    assert!(plan(&mut board).is_empty(), "it is being asked already");
+    deal(&mut board, &requests[0], 0);
+    let requests = plan(&mut board);
+    assert_eq!(wanted(&requests), [(0, 2)], "asked again");
+    deal(&mut board, &requests[0], 0);
+    assert!(plan(&mut board).is_empty(), "once");
+}
+
 #[test]
 fn a_queue_that_must_wait_and_a_stream_that_is_not_read_are_tried_again() {
     let mut board = board(2);

@@ -144,7 +144,7 @@ function change(job, keep_slot, apply, ...)
       leave_ghost(lane, slot(job.id, fence))
     else
       put(sorted_remove, K.leases[lane], slot(job.id, fence))
-      wake()
+      wake_for_slot()
     end
   end
   index(job)

@@ -28,6 +28,8 @@ local cap, retry_cap, slots
 -- Of each want: session, incarnation, room left, and the heads that its jobs get. Dealt one at a time, in turns.
 local wants, next_want
 local answer, until_text
+-- The call has taken all there is.
+local none_left
 
 local function read_wants()
   wants, next_want = {}, 1
@@ -79,7 +81,10 @@ local function lease_fresh(most)
   local entries = call('LRANGE', K.ready[0], 0, most - 1)
   local n = 0
   while n < #entries and #entries[n + 1] == 16 do n = n + 1 end
-  if n == 0 then return 0 end
+  if n == 0 then
+    none_left = #entries == 0 and record[USED] == 0
+    return 0
+  end
   local fence, leases, dealt = spack('>I8', max(1, NOW)), members_of(sorted_add, K.leases[0]), 0
   while dealt < n do
     -- Few at first: payloads may be large.
@@ -101,6 +106,7 @@ local function lease_fresh(most)
     end
   end
   call('LTRIM', K.ready[0], dealt, -1)
+  none_left = record[USED] == 0 and dealt == #entries and dealt < most
   slots[0] = slots[0] + dealt
   return dealt
 end
@@ -141,7 +147,7 @@ made.lease = function()
   reset_ready()
   cap, retry_cap = caps()
   local wanted = read_wants()
-  until_text = as_text(NOW + policy.lease_ttl_ms)
+  until_text, none_left = as_text(NOW + policy.lease_ttl_ms), false
   local is_known = tonumber(ARGV[4]) == policy.digest
   answer = {0, NOW, not is_known and (call('HGET', K.meta, 'policy') or '')}
   local granted, most = 0, min(wanted, tonumber(ARGV[2]))
@@ -153,11 +159,11 @@ made.lease = function()
       local room = min(most, cap - slots[0] - slots[1])
       if room > 0 then granted = lease_fresh(room) end
     end
-    while granted < most and not tired and lease_one(most - granted) do granted = granted + 1 end
+    while granted < most and not (tired or none_left) and lease_one(most - granted) do granted = granted + 1 end
   end
   if granted < wanted then
     answer[1] = 1
-    set(HUNGRY, 1)
+    set(HUNGRY, (none_left or ready_left(0) + ready_left(1) <= 0) and FOR_A_JOB or FOR_ANYTHING)
     -- There is more, only not in this call.
     if tired then wake() end
   end

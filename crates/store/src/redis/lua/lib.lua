@@ -115,13 +115,20 @@ local function add_to(place, n) set(place, record[place] + n) end
 
 local function create() set(MADE, 1) end
 
--- Something changed in the queue's favour: whoever asked in vain is told once.
+-- What whoever asked in vain waits for: anything, or a ready job, because there is none.
+local FOR_ANYTHING, FOR_A_JOB = 1, 2
+-- Something changed in the queue's favour: whoever waits for it is told once.
 local woken, done = false, {}
 local function wake()
-  if record[HUNGRY] == 1 and record[PAUSED] == 0 then
+  if record[HUNGRY] ~= 0 and record[PAUSED] == 0 then
     set(HUNGRY, 0)
     woken = true
   end
+end
+
+-- A slot is free: no news for who waits for a job.
+local function wake_for_slot()
+  if record[HUNGRY] ~= FOR_A_JOB then wake() end
 end
 
 -- What flush() writes, as arguments of commands. A member that is taken out and put in again in one flush ends inside.

@@ -38,7 +38,7 @@ local function settle(item, id)
     change(job, false, settled, outcome, after, random, sub(item, TEXT_AT))
     return job[STATE]
   end
-  if free_ghost(id, fence) then wake() end
+  if free_ghost(id, fence) then wake_for_slot() end
   if not job then return 0 end
   local again = job[SETTLED] == fence and job[OUTCOME] == outcome
   return again and job[STATE] or 10 + job[STATE]
@@ -74,7 +74,7 @@ local function settle_some(first, last, answers)
   end
   if common > 0 then
     succeeded_n = succeeded_n + common
-    wake()
+    wake_for_slot()
   end
 end
 

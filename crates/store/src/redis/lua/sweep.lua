@@ -56,7 +56,7 @@ local function take_back(seed)
     local id, fence = sunpack('>c16I8', over[i].entry)
     if over[i].ghost then
       put(sorted_remove, over[i].key, over[i].entry)
-      wake()
+      wake_for_slot()
       ghosts = ghosts + 1
     else
       change(job_of(id), false, lost, jitter(seed, fence, id))
