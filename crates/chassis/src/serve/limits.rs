@@ -13,6 +13,8 @@ pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 pub struct Limits {
     /// Connections at once; more are closed as they come, so that their clients try another server.
     pub connections_max: usize,
+    /// Of one address; many clients behind one address share it.
+    pub connections_per_ip_max: usize,
     /// Time for a new connection to say its first 24 bytes (the HTTP/2 preface).
     pub handshake_timeout: Duration,
     /// Streams at once on a connection. Never `None`: that would remove hyper's bound of 200 (CVE-2023-44487).
@@ -20,6 +22,10 @@ pub struct Limits {
     /// Calls that run at once for a connection; more wait, or are refused with `load_shed`.
     pub calls_max: usize,
     pub load_shed: bool,
+    /// Bytes of answers that may wait for the reader of one connection; answers beyond it are refused ...
+    pub unread_bytes_max: usize,
+    /// ... and a connection that reads nothing of them for this long is closed.
+    pub reader_patience: Duration,
     /// Time until a call has answered its headers; a client's own shorter deadline wins.
     pub request_timeout: Duration,
     /// A connection is pinged this often, and is dead when the answer takes longer than the timeout.
@@ -50,10 +56,13 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 10_000,
+            connections_per_ip_max: 1_000,
             handshake_timeout: Duration::from_secs(10),
             streams_max: 256,
             calls_max: 256,
             load_shed: false,
+            unread_bytes_max: 16 << 20,
+            reader_patience: Duration::from_secs(30),
             request_timeout: Duration::from_secs(30),
             // Together under the 10 s of a lease: a dead worker's stream breaks before its leases end.
             keepalive_interval: Duration::from_secs(5),

@@ -4,6 +4,8 @@ mod bind;
 mod connections;
 mod health;
 mod limits;
+mod paced;
+mod peer;
 mod rpc;
 
 use std::sync::Arc;
@@ -18,9 +20,11 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Server, ServerTlsConfig};
 
 pub use bind::{BindError, bind, bind_with_hint};
-pub use connections::{Connection, PeerInfo};
+pub use connections::Connection;
 pub use health::{HealthHandle, LIVENESS_SERVICE};
 pub use limits::{Limits, MESSAGE_BYTES_MAX};
+pub use peer::{Hold, PeerInfo};
+pub use rpc::Panicked;
 
 use crate::admin::Readiness;
 
@@ -44,6 +48,7 @@ pub struct GrpcServer {
     health: HealthHandle,
     reflection: Vec<&'static [u8]>,
     tls: Option<ServerTlsConfig>,
+    panicked: Option<Panicked>,
 }
 
 impl GrpcServer {
@@ -57,6 +62,7 @@ impl GrpcServer {
             health: HealthHandle::new(),
             reflection: Vec::new(),
             tls: None,
+            panicked: None,
         }
     }
 
@@ -94,6 +100,12 @@ impl GrpcServer {
     pub fn tls(mut self, config: ServerTlsConfig) -> Self {
         crate::tls_provider();
         self.tls = Some(config);
+        self
+    }
+
+    /// What a caller is told whose handler panicked; else INTERNAL without details.
+    pub fn panicked(mut self, answer: Panicked) -> Self {
+        self.panicked = Some(answer);
         self
     }
 
@@ -164,7 +176,12 @@ impl GrpcServer {
             routes.add_service(builder.build_v1().map_err(ServeError::Reflection)?);
         }
         let known = self.services.into();
-        let routes = rpc::observed(routes.routes(), known);
+        let calls = rpc::Calls {
+            known,
+            panicked: self.panicked.unwrap_or(rpc::internal),
+            unread_bytes_max: self.limits.unread_bytes_max,
+        };
+        let routes = rpc::observed(routes.routes(), calls);
         let mut server = self.limits.apply(Server::builder());
         if let Some(tls) = self.tls {
             server = server.tls_config(tls).map_err(ServeError::Tls)?;

@@ -1,8 +1,10 @@
-//! `rpc.server.call.duration` for every call, in one place instead of in each handler.
+//! What every call gets, in one place instead of in each handler: `rpc.server.call.duration`, an answer when its handler
+//! panics, and a bound on what waits to be read.
 //!
 //! The status of a gRPC call stands in the trailers, after the body, so the body is watched to its end. A call
 //! whose body is dropped before counts as CANCELLED: the client went away.
 
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -11,19 +13,38 @@ use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
-use http::HeaderMap;
+use futures_util::FutureExt;
+use http::{HeaderMap, HeaderValue};
 use http_body::{Frame, SizeHint};
 use tonic::Code;
 use tonic::service::Routes;
 
+use super::paced::Paced;
+use super::peer::PeerInfo;
 use crate::clock::Monotonic;
 use crate::telemetry::{Histogram, KeyValue, meter};
 
 /// Instead of the path of a call that no service of ours has: paths are the client's to invent, labels are not.
 const OTHER: &str = "_OTHER";
 
-/// The routes with every call measured. `known`: the services whose calls are named.
-pub(super) fn observed(routes: Routes, known: Arc<[&'static str]>) -> Routes {
+/// Makes the answer of a call whose handler panicked.
+pub type Panicked = fn() -> http::Response<tonic::body::Body>;
+
+/// What is to be known about every call.
+pub(super) struct Calls {
+    /// The services whose calls are named.
+    pub known: Arc<[&'static str]>,
+    pub panicked: Panicked,
+    pub unread_bytes_max: usize,
+}
+
+/// The routes with every call measured and guarded.
+pub(super) fn observed(routes: Routes, calls: Calls) -> Routes {
+    let Calls {
+        known,
+        panicked,
+        unread_bytes_max,
+    } = calls;
     let duration = meter()
         .f64_histogram("rpc.server.call.duration")
         .with_unit("s")
@@ -31,9 +52,33 @@ pub(super) fn observed(routes: Routes, known: Arc<[&'static str]>) -> Routes {
         .build();
     let observe = from_fn(move |request: Request, next: Next| {
         let call = Call::begin(request.uri().path(), &known, duration.clone());
-        async move { call.watch(next.run(request).await) }
+        let peer = request.extensions().get::<PeerInfo>().cloned();
+        async move {
+            let answer = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+                Ok(answer) => answer,
+                Err(_panic) => {
+                    // What it said is in the log already: the process's panic hook wrote it.
+                    tracing::error!(
+                        method = call.method,
+                        "a handler panicked; its call is answered INTERNAL"
+                    );
+                    panicked().map(Body::new)
+                }
+            };
+            call.watch(answer, |body| Paced::new(body, peer, unread_bytes_max))
+        }
     });
     routes.into_axum_router().layer(observe).into()
+}
+
+/// INTERNAL without details.
+pub(super) fn internal() -> http::Response<tonic::body::Body> {
+    let mut answer = http::Response::new(tonic::body::Body::empty());
+    let headers = answer.headers_mut();
+    headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from_static("13"));
+    headers.insert("grpc-message", HeaderValue::from_static("internal error"));
+    answer
 }
 
 struct Call {
@@ -54,7 +99,7 @@ impl Call {
         }
     }
 
-    fn watch(self, response: Response) -> Response {
+    fn watch(self, response: Response, paced: impl FnOnce(Body) -> Paced) -> Response {
         // A refused call has its status in the headers and no body.
         if let Some(code) = status(response.headers()) {
             self.end(code);
@@ -62,7 +107,7 @@ impl Call {
         }
         response.map(|inner| {
             Body::new(Watched {
-                inner,
+                inner: paced(inner),
                 call: Some(self),
             })
         })
@@ -84,7 +129,7 @@ impl Call {
 
 /// A body that ends its call.
 struct Watched {
-    inner: Body,
+    inner: Paced,
     call: Option<Call>,
 }
 
@@ -166,6 +211,10 @@ mod tests {
     use super::*;
     use crate::telemetry::Metrics;
 
+    fn unpaced(body: Body) -> Paced {
+        Paced::new(body, None, 0)
+    }
+
     fn call(metrics: &Metrics, path: &str) -> Call {
         let duration = metrics
             .meter()
@@ -182,13 +231,14 @@ mod tests {
             .header("grpc-status", "8")
             .body(Body::empty())
             .expect("a response");
-        call(&metrics, "/t.v1.JobService/SubmitJob").watch(refused);
-        let answered = call(&metrics, "/t.v1.JobService/GetJob").watch(Response::new(Body::from("x")));
+        call(&metrics, "/t.v1.JobService/SubmitJob").watch(refused, unpaced);
+        let answered =
+            call(&metrics, "/t.v1.JobService/GetJob").watch(Response::new(Body::from("x")), unpaced);
         let body = axum::body::to_bytes(answered.into_body(), 10)
             .await
             .expect("a body");
         assert_eq!(body, "x");
-        drop(call(&metrics, "/t.v1.JobService/WatchJob").watch(Response::new(Body::from("x"))));
+        drop(call(&metrics, "/t.v1.JobService/WatchJob").watch(Response::new(Body::from("x")), unpaced));
         call(&metrics, "/nonsense/123").end(Code::Unimplemented);
 
         let text = metrics.render();
