@@ -6,6 +6,7 @@
 mod caps;
 mod explain;
 mod facts;
+mod gates;
 mod history;
 pub mod model;
 mod nodes;

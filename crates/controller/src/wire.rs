@@ -8,7 +8,8 @@ use tidegate_protocol::{
 };
 
 use crate::core::model::{
-    CapAnswer, Counts, Decision, Hello, Order, QueueReport, Report, ResourceReport, Role, Said, StoreFacts,
+    CapAnswer, Counts, Decision, GateOrder, Hello, Order, QueueReport, Report, ResourceReport, Role, Said,
+    StoreFacts,
 };
 
 /// Queues in one report: as many as one worker serves, or a router's store has in one page of facts.
@@ -231,6 +232,17 @@ pub fn order(order: Order) -> v1::AttachResponse {
         Order::CapWriter(writer) => Message::Command(v1::Command {
             command: Some(v1::command::Command::CapWriter(v1::CapWriter { writer })),
         }),
+        Order::Gates {
+            version,
+            gates,
+            ttl_ms,
+            routers,
+        } => Message::Gates(v1::Gates {
+            version: Some(version.into()),
+            gates: gates.into_iter().map(gate).collect(),
+            ttl_ms,
+            routers,
+        }),
         Order::Refused {
             newer,
             ledger_id,
@@ -243,6 +255,21 @@ pub fn order(order: Order) -> v1::AttachResponse {
     };
     v1::AttachResponse {
         message: Some(message),
+    }
+}
+
+fn gate(order: GateOrder) -> v1::Gate {
+    let state = if order.refuse < 1.0 {
+        v1::GateState::Shedding
+    } else {
+        v1::GateState::Closed
+    };
+    v1::Gate {
+        queue: order.queue.to_string(),
+        state: state.into(),
+        refuse_probability: order.refuse,
+        retry_after_ms: order.retry_after_ms,
+        reason: order.reason.to_owned(),
     }
 }
 

@@ -96,9 +96,52 @@ impl State {
     }
 }
 
+/// A queue's refusal beside others that use the same thing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tiered {
+    /// 0 is refused last.
+    pub tier: u32,
+    pub refuse: f64,
+}
+
+/// The less important give way first: whoever shares a resource with a more important queue that refuses, refuses at least
+/// twice its share. So it has closed before the other one refuses half.
+pub fn give_way(queues: &mut [Tiered]) {
+    let mut order: Vec<usize> = (0..queues.len()).collect();
+    order.sort_by_key(|at| queues[*at].tier);
+    let (mut above, mut highest, mut tier) = (0.0_f64, 0.0_f64, 0);
+    for at in order {
+        let queue = &mut queues[at];
+        if queue.tier != tier {
+            (above, tier) = (highest, queue.tier);
+        }
+        queue.refuse = queue.refuse.max(2.0 * above).min(1.0);
+        highest = highest.max(queue.refuse);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_less_important_refuse_first() {
+        let tiers = |given: &[(u32, f64)]| {
+            let mut queues: Vec<Tiered> = given
+                .iter()
+                .map(|&(tier, refuse)| Tiered { tier, refuse })
+                .collect();
+            give_way(&mut queues);
+            queues.iter().map(|queue| queue.refuse).collect::<Vec<_>>()
+        };
+        assert_eq!(tiers(&[(2, 0.0), (0, 0.2), (1, 0.1)]), [0.8, 0.2, 0.4]);
+        assert_eq!(tiers(&[(0, 0.5), (0, 0.0), (1, 0.0)]), [0.5, 0.0, 1.0]);
+        assert_eq!(
+            tiers(&[(0, 0.0), (1, 0.7)]),
+            [0.0, 0.7],
+            "nobody gives way upwards"
+        );
+    }
 
     fn tick(ready: u64, arrivals: u64) -> Inputs {
         Inputs {

@@ -64,6 +64,12 @@ impl Breaker {
         self.state
     }
 
+    /// How long a caller should wait, if no call can be made now. Changes nothing: a trial is for who then makes it.
+    pub fn refuses(&self, now_ms: u64) -> Option<u64> {
+        let in_state_ms = now_ms.saturating_sub(self.since_ms);
+        (self.state == State::Open && in_state_ms < OPEN_MS_MAX).then_some(RETRY_AFTER_MS)
+    }
+
     /// Whether a call may be made now; else how long its caller should wait.
     pub fn admit(&mut self, now_ms: u64) -> Result<(), u64> {
         if self.state == State::Closed {
@@ -177,6 +183,8 @@ mod tests {
     fn without_probes_a_trial_comes_by_time() {
         let mut breaker = opened();
         assert!(breaker.admit(OPEN_MS_MAX - 1).is_err());
+        assert_eq!(breaker.refuses(OPEN_MS_MAX - 1), Some(RETRY_AFTER_MS));
+        assert_eq!(breaker.refuses(OPEN_MS_MAX), None);
         assert_eq!(
             (breaker.admit(OPEN_MS_MAX), breaker.state()),
             (Ok(()), State::HalfOpen)

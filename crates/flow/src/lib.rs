@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod backoff;
 pub mod breaker;
+pub mod bucket;
 pub mod budget;
 pub mod caps;
 pub mod codec;

@@ -13,6 +13,7 @@ pub const PAYLOAD_TOO_LARGE: &str = "PAYLOAD_TOO_LARGE";
 pub const BATCH_TOO_LARGE: &str = "BATCH_TOO_LARGE";
 pub const INVALID_HEADER: &str = "INVALID_HEADER";
 pub const INVALID_KEY: &str = "INVALID_KEY";
+pub const INVALID_PAYLOAD: &str = "INVALID_PAYLOAD";
 pub const INVALID_TIME: &str = "INVALID_TIME";
 
 // Requests that meet the state of things.
@@ -27,6 +28,10 @@ pub const IDEMPOTENCY_KEY_REUSED: &str = "IDEMPOTENCY_KEY_REUSED";
 pub const IDEMPOTENCY_KEY_TAKEN: &str = "IDEMPOTENCY_KEY_TAKEN";
 pub const QUEUE_FULL: &str = "QUEUE_FULL";
 pub const KEYS_FULL: &str = "KEYS_FULL";
+pub const WAIT_TOO_LONG: &str = "WAIT_TOO_LONG";
+pub const DOWNSTREAM_DOWN: &str = "DOWNSTREAM_DOWN";
+pub const MAX_RUNNING: &str = "MAX_RUNNING";
+pub const RATE_LIMITED: &str = "RATE_LIMITED";
 pub const STALE_VERSION: &str = "STALE_VERSION";
 pub const NOT_IMPLEMENTED: &str = "NOT_IMPLEMENTED";
 

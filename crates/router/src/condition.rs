@@ -57,16 +57,24 @@ impl Condition {
         self.clock.ms()
     }
 
-    /// Whether a submit may be tried.
-    pub fn admit_submit(&self) -> Result<(), Refusal> {
+    /// Whether it makes sense to look at a submit at all: a refusal must cost next to nothing.
+    pub fn check_submit(&self) -> Result<(), Refusal> {
         if self.draining.is_cancelled() {
             return Err(Refusal::draining());
         }
-        let mut known = self.lock();
+        let known = self.lock();
         if known.watch.rewound().is_some() {
             return Err(Refusal::rewound());
         }
-        self.admit(&mut known)
+        match known.breaker.refuses(self.at()) {
+            Some(retry_after_ms) => Err(Refusal::circuit_open(retry_after_ms)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a submit may be tried now.
+    pub fn admit_submit(&self) -> Result<(), Refusal> {
+        self.admit(&mut self.lock())
     }
 
     /// Whether a read may be tried.

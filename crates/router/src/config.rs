@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tidegate_chassis::config::{ConfigError, Loaded, Loader, Secret};
+use tidegate_chassis::{
+    config::{ConfigError, Loaded, Loader, Secret},
+    serve::Limits,
+};
 use tidegate_store::OpenOptions;
 
 /// What one router needs to know.
@@ -31,6 +34,10 @@ pub struct RouterConfig {
     /// From NOT_SERVING to closing the listener: what a load balancer needs to notice.
     #[serde(with = "tidegate_chassis::config::duration")]
     pub drain_notice: Duration,
+    /// Connections at once; more are closed as they come.
+    pub connections_max: usize,
+    /// Connections at once from one address; raise it where many clients come through one balancer.
+    pub connections_per_ip_max: usize,
     /// How it calls itself to workers; empty: a random name.
     pub name: String,
 }
@@ -47,6 +54,8 @@ impl Default for RouterConfig {
             policies: None,
             drain_timeout: Duration::from_secs(20),
             drain_notice: Duration::ZERO,
+            connections_max: Limits::default().connections_max,
+            connections_per_ip_max: Limits::default().connections_per_ip_max,
             name: String::new(),
         }
     }

@@ -60,7 +60,7 @@ impl Attachment {
             clock: Monotonic::start(),
             told: Mutex::default(),
         });
-        let (orders, carry_out) = Orders::new(reports.janitor.store.clone(), port.voice());
+        let (orders, carry_out) = Orders::new(reports.janitor.clone(), port.voice());
         let ear = Ear {
             reports: reports.clone(),
             orders,
@@ -116,9 +116,7 @@ impl Ear {
             ControlEvent::Refused => metrics.controller_refused(),
             ControlEvent::Policies(policies) => self.orders.give(Order::Policies(policies)),
             ControlEvent::Caps(caps) => self.orders.give(Order::Caps(caps)),
-            ControlEvent::Gates(gates) => {
-                tracing::debug!(gates = gates.gates.len(), "gates are not obeyed by this version");
-            }
+            ControlEvent::Gates(gates) => self.reports.janitor.admission.obey(gates),
             ControlEvent::Command(Command::CapWriter(command)) => {
                 tracing::info!(writer = command.writer, "which router writes the caps");
                 metrics.cap_writer(command.writer);

@@ -11,6 +11,7 @@ use tidegate_store::{Durability, JobStore, QueueStats, StoreError, StoreResult, 
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::{
+    admission::Admission,
     catalog::{Catalog, Facts},
     condition::Condition,
     metrics::Metrics,
@@ -40,6 +41,7 @@ pub struct Janitor {
     pub store: Arc<dyn JobStore>,
     pub condition: Arc<Condition>,
     pub catalog: Arc<Catalog>,
+    pub admission: Arc<Admission>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -108,6 +110,7 @@ impl Janitor {
         let all = self.read_stats().await.ok()?;
         self.metrics.queue_stats(&all);
         self.catalog.refresh(&all);
+        self.admission.refresh(&all);
         Some(all)
     }
 

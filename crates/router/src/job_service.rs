@@ -26,7 +26,8 @@ pub(crate) use pages::{page_size, wrong_token};
 pub use watching::WATCHERS_MAX;
 
 use crate::{
-    catalog::Catalog, condition::Condition, metrics::Metrics, pipes::Pipes, status::Refusal, waiters::Waiters,
+    admission::Admission, catalog::Catalog, condition::Condition, metrics::Metrics, pipes::Pipes,
+    status::Refusal, waiters::Waiters,
 };
 
 /// Reads and actions at once over all callers: operators and consoles, not the hot path. More would only queue in the
@@ -41,6 +42,7 @@ pub struct Jobs {
     pub pipes: Pipes,
     pub condition: Arc<Condition>,
     pub catalog: Arc<Catalog>,
+    pub admission: Arc<Admission>,
     pub metrics: Arc<Metrics>,
     pub waiters: Arc<Waiters>,
     /// Where the streams of watchers run; its bound is theirs.

@@ -17,6 +17,7 @@
 //! What it deliberately does not know: how many jobs should run (caps and policies come from elsewhere, and the store
 //! enforces them) and what a payload means.
 
+mod admission;
 mod batch;
 mod catalog;
 mod condition;

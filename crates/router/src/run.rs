@@ -31,6 +31,7 @@ use crate::{
     pipes::Pipes,
     policies::{self, PoliciesError},
     queue_service::Queues,
+    status::Refusal,
     waiters::Waiters,
 };
 
@@ -216,6 +217,7 @@ impl Router {
             store,
             condition,
             catalog,
+            admission,
             metrics,
         } = janitor.clone();
         let pipes = Pipes::start(tasks, &store, &condition, &catalog, &stop);
@@ -254,6 +256,7 @@ impl Router {
             pipes,
             condition,
             catalog,
+            admission,
             metrics,
             waiters,
             watchers: tasks.group("watchers", WATCHERS_MAX),
@@ -275,10 +278,13 @@ impl Router {
         let limits = Limits {
             drain_notice: config.drain_notice,
             drain_timeout: config.drain_timeout,
+            connections_max: config.connections_max,
+            connections_per_ip_max: config.connections_per_ip_max,
             ..Limits::default()
         };
         let server = GrpcServer::new(self.readiness)
             .limits(limits)
+            .panicked(|| Refusal::internal().into_status().into_http())
             .add_service(self.jobs)
             .add_service(self.queues)
             .add_service(self.leases);
@@ -313,6 +319,7 @@ async fn meet(
         store,
         condition,
         catalog: Arc::new(Catalog::default()),
+        admission: Arc::default(),
         metrics,
     };
     let durability = janitor.first_pulse().await.map_err(RunError::Store)?;
@@ -328,6 +335,7 @@ fn start_tasks(tasks: &Tasks, janitor: Janitor, draining: &CancellationToken) ->
         condition,
         catalog,
         metrics,
+        ..
     } = janitor.clone();
     let handback = Handback::new(store.clone(), tasks.group("hand-backs", HANDBACKS_MAX));
     let (dispatcher, dispatch) = Dispatcher::new(store, condition, catalog, metrics, handback);

@@ -16,7 +16,7 @@ use tidegate_store::StoreError;
 use tonic::{Code, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::batch::NotTried;
+use crate::{admission::Whose, batch::NotTried};
 
 /// gRFC A6: the client waits exactly this long before it tries again.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
@@ -41,6 +41,8 @@ struct Parts {
     quota: Option<String>,
     /// The field of the request that is wrong.
     field: Option<String>,
+    /// More of the same kind: field and text. Empty where there is one.
+    violations: Vec<(String, String)>,
     metadata: Vec<(&'static str, String)>,
 }
 
@@ -53,6 +55,7 @@ impl Refusal {
             retry_after: None,
             quota: None,
             field: None,
+            violations: Vec::new(),
             metadata: Vec::new(),
         }))
     }
@@ -95,6 +98,42 @@ impl Refusal {
         )
         .quota("router")
         .retry_with_jitter(RETRY_BUSY)
+    }
+
+    /// The controller's gate: a job taken now would be late.
+    pub fn wait_too_long(queue: &QueueName, after: Duration) -> Self {
+        let message = format!("{queue} has more waiting than it can do in its time");
+        Self::over_quota(queue, reason::WAIT_TOO_LONG, message, after)
+    }
+
+    pub fn downstream_down(queue: &QueueName, after: Duration) -> Self {
+        let message = format!("what the jobs of {queue} need is down, and its policy takes none meanwhile");
+        Self::new(Code::Unavailable, reason::DOWNSTREAM_DOWN, message)
+            .retry_with_jitter(after.max(RETRY_BUSY))
+            .with("queue", queue.as_str())
+    }
+
+    pub fn max_running(queue: &QueueName, running: u64, max: u32) -> Self {
+        let message = format!("{queue} runs {running} jobs; its policy takes no more from {max} on");
+        Self::over_quota(queue, reason::MAX_RUNNING, message, RETRY_SOON)
+    }
+
+    pub fn rate_limited(queue: &QueueName, whose: Whose, after: Duration) -> Self {
+        let (limit, message) = match whose {
+            Whose::Queue => ("submit_rate", format!("{queue} takes no more a second")),
+            Whose::Caller => (
+                "caller_rate",
+                format!("{queue} takes no more a second from one caller"),
+            ),
+        };
+        Self::over_quota(queue, reason::RATE_LIMITED, message, after).with("limit", limit)
+    }
+
+    fn over_quota(queue: &QueueName, reason: &'static str, message: String, after: Duration) -> Self {
+        Self::new(Code::ResourceExhausted, reason, message)
+            .quota(format!("queue:{queue}"))
+            .retry_with_jitter(after.max(RETRY_BUSY))
+            .with("queue", queue.as_str())
     }
 
     pub fn circuit_open(retry_after_ms: u64) -> Self {
@@ -295,6 +334,9 @@ impl Refusal {
         let mut metadata = owned(parts.metadata);
         if let Some(field) = parts.field {
             details.add_bad_request_violation(&field, &parts.message);
+            for (field, text) in parts.violations {
+                details.add_bad_request_violation(field, text);
+            }
             metadata.insert("field".to_owned(), field);
         }
         details.set_error_info(parts.reason, reason::DOMAIN, metadata);
@@ -314,6 +356,10 @@ impl Refusal {
         let parts = *self.0;
         let mut metadata = owned(parts.metadata);
         metadata.extend(parts.field.map(|field| ("field".to_owned(), field)));
+        if !parts.violations.is_empty() {
+            let fields = parts.violations.into_iter().map(|(field, _)| field);
+            metadata.insert("more_fields".to_owned(), fields.collect::<Vec<_>>().join(" "));
+        }
         metadata.extend(parts.quota.map(|subject| ("quota".to_owned(), subject)));
         v1::ItemError {
             code: parts.code.into(),
@@ -336,6 +382,21 @@ impl From<Invalid> for Refusal {
     fn from(invalid: Invalid) -> Self {
         let mut refusal = Self::new(Code::InvalidArgument, invalid.reason, invalid.to_string());
         refusal.0.field = Some(invalid.field);
+        refusal
+    }
+}
+
+/// All mistakes of one request; the first one speaks for it. Never empty.
+impl From<Vec<Invalid>> for Refusal {
+    fn from(all: Vec<Invalid>) -> Self {
+        let mut all = all.into_iter();
+        let Some(first) = all.next() else {
+            return Self::internal();
+        };
+        let mut refusal = Self::from(first);
+        refusal.0.violations = all
+            .map(|invalid| (invalid.field.clone(), invalid.to_string()))
+            .collect();
         refusal
     }
 }

@@ -274,6 +274,8 @@ fn policy_json(policy: &v1::Policy) -> Value {
         "idempotency_window_ms": policy.idempotency_window_ms, "max_keys": policy.max_keys,
         "max_park_ms": policy.max_park_ms, "payload_schema": policy.payload_schema,
         "when_down": if policy.when_down() == v1::WhenDown::Refuse { "refuse" } else { "accept" },
+        "submit_rate": policy.submit_rate, "submit_burst": policy.submit_burst,
+        "caller_rate": policy.caller_rate, "caller_burst": policy.caller_burst,
     })
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use tidegate_flow::{
+    admission,
     governor::{self, Inputs, QueueInputs, Reason, ResourceInputs, StoreInputs, Strategy},
     histogram::Histogram,
 };
@@ -49,6 +50,8 @@ pub(super) struct Queue {
     pub is_decided: bool,
     pub goal: Goal,
     pub newest: Option<Decision>,
+    /// What its gate is decided by.
+    pub admission: admission::State,
 }
 
 /// Rates and times of the last window.
@@ -58,6 +61,11 @@ pub(super) struct Seen {
     pub p99_ms: Option<f64>,
     pub completions_per_s: f64,
     pub failures_per_s: f64,
+    /// Jobs that succeeded, and those that came, refused ones included.
+    pub completions: u64,
+    pub offered: u64,
+    /// Of the workers that serve it.
+    pub slots: u64,
 }
 
 /// What nodes say of one queue, summed.
@@ -85,6 +93,8 @@ pub(super) struct Goal {
     pub target: u32,
     /// Share of the cap that retries may hold.
     pub retry_share: f64,
+    /// Its downstream is known to be gone.
+    pub is_down: bool,
     pub limited_by: Option<String>,
     pub reason: Reason,
     pub inputs: Vec<(&'static str, f64)>,
@@ -98,6 +108,7 @@ impl Default for Goal {
             wanted: 0,
             target: 0,
             retry_share: 1.0,
+            is_down: false,
             limited_by: None,
             reason: Reason::Cold,
             inputs: Vec::new(),
@@ -243,7 +254,7 @@ impl Core {
         let (all_frozen, current) = (self.frozen, self.caps.current(name.as_str()));
         let queue = self.queues.get_mut(name)?;
         let counts = std::mem::take(&mut queue.window);
-        queue.seen = queue.seen.after(&counts, elapsed_ms);
+        queue.seen = queue.seen.after(&counts, slots, elapsed_ms);
         let (policy, costs) = (queue.policy(), queue.costs());
         let pinned = match (queue.removing, queue.pin) {
             (true, _) => Some(0),
@@ -332,7 +343,7 @@ impl Core {
 }
 
 impl Seen {
-    fn after(self, counts: &Counts, elapsed_ms: u64) -> Self {
+    fn after(self, counts: &Counts, slots: u64, elapsed_ms: u64) -> Self {
         let seconds = elapsed_ms.max(1) as f64 / 1_000.0;
         let times: &Histogram = &counts.run_time;
         Self {
@@ -340,6 +351,9 @@ impl Seen {
             p99_ms: times.quantile_ms(0.99).or(self.p99_ms),
             completions_per_s: counts.completions() as f64 / seconds,
             failures_per_s: counts.failures() as f64 / seconds,
+            completions: counts.completions(),
+            offered: counts.submitted.saturating_add(counts.refused),
+            slots,
         }
     }
 }

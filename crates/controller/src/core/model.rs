@@ -171,11 +171,29 @@ pub enum Order {
         ttl_ms: u64,
     },
     CapWriter(bool),
+    /// The whole state: a queue that is not named is open.
+    Gates {
+        version: Version,
+        gates: Vec<GateOrder>,
+        ttl_ms: u64,
+        /// They share the rates of a policy.
+        routers: u32,
+    },
     Refused {
         newer: Version,
         ledger_id: String,
         reason: String,
     },
+}
+
+/// What a router does with the submits of a queue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GateOrder {
+    pub queue: QueueName,
+    /// Share of them to refuse.
+    pub refuse: f64,
+    pub retry_after_ms: u64,
+    pub reason: &'static str,
 }
 
 /// What the core wants done.

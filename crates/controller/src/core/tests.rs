@@ -2,6 +2,7 @@
 
 mod caps;
 mod fleet;
+mod gates;
 mod leadership;
 mod operators;
 mod signals;

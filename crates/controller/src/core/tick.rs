@@ -32,6 +32,7 @@ impl Core {
         self.close_store_window();
         self.set_goals(elapsed_ms, now);
         let moved = self.divide(now);
+        self.send_gates(elapsed_ms);
         self.adopt(now);
         let mut changed = self.order_goals(now);
         for name in moved {
@@ -63,6 +64,7 @@ impl Core {
                 wanted: decision.wanted,
                 target: 0,
                 retry_share: decision.retry_share,
+                is_down: decision.is_down,
                 limited_by: decision.limited_by.clone(),
                 reason: decision.reason,
                 inputs: decision.inputs.clone(),

@@ -17,8 +17,6 @@ pub const LEASE_TTL_MS_MAX: u64 = 3_600_000;
 pub const TIMEOUT_MS_MAX: u64 = 604_800_000;
 /// Resources that one queue may cost: caps are computed for all of them together.
 const COSTS_MAX: usize = 16;
-/// A policy is stored beside its queue and read with every lease call.
-const SCHEMA_BYTES_MAX: usize = 64 * 1024;
 
 /// Zero and unset take the documented default.
 pub fn policy(wire: v1::Policy) -> Result<(QueueName, Policy), Invalid> {
@@ -60,6 +58,10 @@ pub fn policy_unchecked(wire: v1::Policy) -> Result<(QueueName, Policy), Invalid
         payload_schema: wire.payload_schema,
         strategy: strategy(wire.strategy)?,
         when_down: when_down(wire.when_down)?,
+        submit_rate: wire.submit_rate,
+        submit_burst: wire.submit_burst,
+        caller_rate: wire.caller_rate,
+        caller_burst: wire.caller_burst,
     };
     Ok((queue, policy))
 }
@@ -107,15 +109,32 @@ pub fn policy_violations(policy: &Policy) -> Vec<Invalid> {
     if policy.max_keys == 0 {
         wrong("max_keys", "must be at least 1".into());
     }
-    if policy.payload_schema.len() > SCHEMA_BYTES_MAX {
-        wrong(
-            "payload_schema",
-            format!("is longer than {SCHEMA_BYTES_MAX} bytes"),
-        );
+    for (rate, burst, field) in [
+        (policy.submit_rate, policy.submit_burst, "submit_burst"),
+        (policy.caller_rate, policy.caller_burst, "caller_burst"),
+    ] {
+        if rate == 0 && burst > 0 {
+            let rate = field.replace("burst", "rate");
+            wrong(field, format!("says nothing without {rate}"));
+        }
+    }
+    if !policy.payload_schema.is_empty() {
+        found.extend(schema(&policy.payload_schema));
     }
     found.extend(durations(policy));
     found.extend(costs(&policy.costs));
     found
+}
+
+/// Only servers compile schemas; whoever does not leaves a bad one to them.
+#[cfg(feature = "schema")]
+fn schema(text: &str) -> Option<Invalid> {
+    crate::schema::PayloadSchema::compile(text).err()
+}
+
+#[cfg(not(feature = "schema"))]
+fn schema(_: &str) -> Option<Invalid> {
+    None
 }
 
 fn durations(policy: &Policy) -> impl Iterator<Item = Invalid> {
@@ -202,6 +221,10 @@ impl From<(QueueName, Policy, Option<Version>)> for v1::Policy {
             payload_schema: policy.payload_schema,
             strategy: v1::Strategy::from(policy.strategy).into(),
             when_down: v1::WhenDown::from(policy.when_down).into(),
+            submit_rate: policy.submit_rate,
+            submit_burst: policy.submit_burst,
+            caller_rate: policy.caller_rate,
+            caller_burst: policy.caller_burst,
             version: version.map(v1::Version::from),
         }
     }

@@ -87,6 +87,12 @@ pub struct Policy {
     pub payload_schema: String,
     pub strategy: Strategy,
     pub when_down: WhenDown,
+    /// Jobs a second, and how many at once after a pause; 0: unlimited, and a second's worth.
+    pub submit_rate: u32,
+    pub submit_burst: u32,
+    /// The same for each caller alone.
+    pub caller_rate: u32,
+    pub caller_burst: u32,
 }
 
 impl Default for Policy {
@@ -111,6 +117,10 @@ impl Default for Policy {
             payload_schema: String::new(),
             strategy: Strategy::default(),
             when_down: WhenDown::default(),
+            submit_rate: 0,
+            submit_burst: 0,
+            caller_rate: 0,
+            caller_burst: 0,
         }
     }
 }

@@ -118,6 +118,17 @@ pub struct Policy {
     /// Set by the server: which decision this is.
     #[prost(message, optional, tag = "21")]
     pub version: ::core::option::Option<Version>,
+    /// Jobs a second that routers take into the queue, and how many at once after a pause. 0 = unlimited, and as many as a
+    /// second's worth.
+    #[prost(uint32, tag = "30")]
+    pub submit_rate: u32,
+    #[prost(uint32, tag = "31")]
+    pub submit_burst: u32,
+    /// The same for each caller alone: the metadata "tidegate-caller", else the peer's address.
+    #[prost(uint32, tag = "32")]
+    pub caller_rate: u32,
+    #[prost(uint32, tag = "33")]
+    pub caller_burst: u32,
 }
 /// The law of one queue: how many of its jobs may run at once over the whole fleet. Enforced where jobs are leased.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1179,12 +1190,19 @@ pub struct Gate {
     #[prost(string, tag = "5")]
     pub reason: ::prost::alloc::string::String,
 }
+/// The whole state: a queue that is not named is open. Routers keep it for ttl_ms, then every gate is open and only
+/// max_depth and max_running refuse.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Gates {
     #[prost(message, optional, tag = "1")]
     pub version: ::core::option::Option<Version>,
     #[prost(message, repeated, tag = "2")]
     pub gates: ::prost::alloc::vec::Vec<Gate>,
+    #[prost(uint64, tag = "3")]
+    pub ttl_ms: u64,
+    /// Routers attached now: they share the rates of a policy evenly.
+    #[prost(uint32, tag = "4")]
+    pub routers: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Command {

@@ -36,6 +36,10 @@ pub(super) struct Queue {
     payload_schema: String,
     strategy: Strategy,
     when_down: WhenDown,
+    submit_rate: u32,
+    submit_burst: u32,
+    caller_rate: u32,
+    caller_burst: u32,
     /// Until a controller says otherwise.
     cap: Option<u32>,
     retry_cap: Option<u32>,
@@ -90,6 +94,10 @@ impl Default for Queue {
             payload_schema: policy.payload_schema,
             strategy: policy.strategy,
             when_down: policy.when_down,
+            submit_rate: policy.submit_rate,
+            submit_burst: policy.submit_burst,
+            caller_rate: policy.caller_rate,
+            caller_burst: policy.caller_burst,
             cap: None,
             retry_cap: None,
             safe: None,
@@ -144,6 +152,10 @@ impl Queue {
             payload_schema: self.payload_schema,
             strategy: self.strategy,
             when_down: self.when_down,
+            submit_rate: self.submit_rate,
+            submit_burst: self.submit_burst,
+            caller_rate: self.caller_rate,
+            caller_burst: self.caller_burst,
         }
     }
 }

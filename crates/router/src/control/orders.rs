@@ -12,7 +12,7 @@ use tidegate_protocol::{
 use tidegate_store::{CapAnswer, CapOrder, ITEMS_PER_CALL_MAX, JobStore, QueueRecord, StoreResult};
 use tokio::{sync::mpsc, time::sleep};
 
-use crate::status::Refusal;
+use crate::{janitor::Janitor, status::Refusal};
 
 /// Orders that wait for the store. The controller sends a few a tick, and repeats what has no answer.
 const WAITING_MAX: usize = 8;
@@ -33,10 +33,7 @@ pub struct Orders {
 
 impl Orders {
     /// The handle, and the task's future, which ends when the handle is dropped.
-    pub fn new(
-        store: Arc<dyn JobStore>,
-        voice: ControlVoice,
-    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+    pub fn new(janitor: Janitor, voice: ControlVoice) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (waiting, mut orders) = mpsc::channel(WAITING_MAX);
         let handle = Self {
             waiting,
@@ -47,11 +44,13 @@ impl Orders {
                 match order {
                     Order::Policies(policies) => {
                         let version = policies.version;
-                        if write_policies(&store, policies).await {
+                        if write_policies(&janitor.store, policies).await {
+                            // What is decided here by policies follows at once.
+                            janitor.look().await;
                             voice.applied(version);
                         }
                     }
-                    Order::Caps(caps) => voice.cap_answers(set_caps(&store, caps).await),
+                    Order::Caps(caps) => voice.cap_answers(set_caps(&janitor.store, caps).await),
                 }
             }
         };

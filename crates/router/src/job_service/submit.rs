@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 
 use sha2::{Digest, Sha256};
-use tidegate_chassis::telemetry::{link_remote, set_remote_parent, trace::traceparent_of};
+use tidegate_chassis::{
+    serve::{Hold, PeerInfo},
+    telemetry::{link_remote, set_remote_parent, trace::traceparent_of},
+};
 use tidegate_protocol::{
     convert::{self, Invalid},
     domain::{JobId, NewJob, PayloadHash, QueueName, SubmitOutcome, Submitted},
@@ -15,13 +18,22 @@ use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use super::{Jobs, too_many};
-use crate::status::Refusal;
+use crate::{
+    admission::{Caller, SchemaOf},
+    status::Refusal,
+};
 
 /// What a job holds in memory beside its payload, roughly.
 const JOB_BYTES: usize = 512;
 /// Results of duplicates in one answer; together with the rest it must stay below the message limit. A duplicate whose
 /// result has no room is answered without: it is to be had by GetJob.
 const RESULT_BYTES_PER_ANSWER_MAX: usize = 3 * 1024 * 1024;
+
+/// Of one connection, waiting for the store: an eighth of what may wait in all, so that no single one can fill it.
+const CONNECTION_BYTES_MAX: usize = 8 << 20;
+
+/// Payload bytes that are checked and hashed before other calls get their turn.
+const BYTES_IN_A_ROW: usize = 64 << 10;
 
 type ItemResult = v1::submit_jobs_response::item::Result;
 
@@ -64,24 +76,54 @@ impl Trace {
     }
 }
 
+/// Who submits, and over which connection.
+struct Submitter {
+    caller: Caller,
+    peer: Option<PeerInfo>,
+}
+
+impl Submitter {
+    fn of<T>(request: &Request<T>) -> Self {
+        Self {
+            caller: Caller::of(request.metadata(), request.extensions()),
+            peer: request.extensions().get::<PeerInfo>().cloned(),
+        }
+    }
+
+    /// The connection's share of what may wait for the store.
+    fn hold(&self, bytes: usize) -> Result<Option<Hold>, Refusal> {
+        let Some(peer) = &self.peer else { return Ok(None) };
+        let hold = peer.hold(bytes, CONNECTION_BYTES_MAX);
+        hold.map(Some)
+            .ok_or_else(|| Refusal::overloaded("submits of one connection"))
+    }
+}
+
 impl Jobs {
     pub(super) async fn submit_one(
         &self,
         request: Request<v1::SubmitJobRequest>,
     ) -> Result<v1::SubmitJobResponse, Refusal> {
+        let submitter = Submitter::of(&request);
         let mut trace = Trace::of(request.metadata());
         let missing = || Invalid::new("job", reason::INVALID_ARGUMENT, "must be set");
         let mut wire = request.into_inner().job.ok_or_else(missing)?;
+        let queue = convert::queue_name("job.queue", &wire.queue)?;
+        if let Err(refusal) = self.condition.check_submit() {
+            self.count([(&queue, Err(&refusal))].into_iter());
+            return Err(refusal);
+        }
         let span = submit_span(&wire.queue, 1);
         trace.begin(&span);
         if !wire.traceparent.is_empty() {
             link_remote(&span, &wire.traceparent, Some(&wire.tracestate));
         }
         trace.fill(&mut wire);
-        let job = new_job(wire).map_err(|error| error.within("job"))?;
-        let queue = job.queue().clone();
-        let submitted = self.enter(vec![job]).instrument(span).await;
-        let answer = match submitted {
+        let answer = match self.check(&queue, wire, &submitter.caller, "job") {
+            Ok(job) => self.enter(vec![job], &submitter).instrument(span).await,
+            Err(refusal) => Err(refusal),
+        };
+        let answer = match answer {
             Ok(answers) => match answers.into_iter().next() {
                 Some(Ok(submitted)) => Ok(submitted),
                 Some(Err(error)) => Err(Refusal::store(&error, &queue)),
@@ -99,6 +141,8 @@ impl Jobs {
         &self,
         request: Request<v1::SubmitJobsRequest>,
     ) -> Result<v1::SubmitJobsResponse, Refusal> {
+        self.condition.check_submit()?;
+        let submitter = Submitter::of(&request);
         let mut trace = Trace::of(request.metadata());
         let wires = request.into_inner().jobs;
         check_batch(&wires)?;
@@ -107,22 +151,25 @@ impl Jobs {
 
         let mut items: Vec<Option<ItemResult>> = Vec::with_capacity(wires.len());
         let mut jobs = Vec::with_capacity(wires.len());
+        let mut bytes = 0;
         for (at, mut wire) in wires.into_iter().enumerate() {
             trace.fill(&mut wire);
-            items.push(match new_job(wire) {
+            bytes += wire.payload.len();
+            if bytes > BYTES_IN_A_ROW {
+                bytes = 0;
+                tokio::task::yield_now().await;
+            }
+            items.push(match self.check_item(wire, &submitter.caller, at) {
                 Ok(job) => {
                     jobs.push(job);
                     None
                 }
-                Err(error) => {
-                    let refusal = Refusal::from(error.within(&format!("jobs[{at}]")));
-                    Some(ItemResult::Error(refusal.into_item()))
-                }
+                Err(refusal) => Some(ItemResult::Error(refusal.into_item())),
             });
         }
         if !jobs.is_empty() {
             let queues: Vec<QueueName> = jobs.iter().map(|job| job.queue().clone()).collect();
-            let answers = self.enter(jobs).instrument(span).await;
+            let answers = self.enter(jobs, &submitter).instrument(span).await;
             let answers = match answers {
                 Ok(answers) => answers,
                 Err(refusal) => {
@@ -139,6 +186,40 @@ impl Jobs {
         Ok(v1::SubmitJobsResponse {
             items: items.collect(),
         })
+    }
+
+    /// One job of a batch: what refuses it concerns it alone.
+    fn check_item(&self, wire: v1::NewJob, caller: &Caller, at: usize) -> Result<NewJob, Refusal> {
+        let place = format!("jobs[{at}]");
+        let queue = convert::queue_name("queue", &wire.queue).map_err(|error| error.within(&place))?;
+        let checked = self.check(&queue, wire, caller, &place);
+        if let Err(refusal) = &checked
+            && refusal.is_pushback()
+        {
+            self.count([(&queue, Err(refusal))].into_iter());
+        }
+        checked
+    }
+
+    /// Whether the job is taken, cheapest first: nothing is computed for one that is refused.
+    fn check(
+        &self,
+        queue: &QueueName,
+        wire: v1::NewJob,
+        caller: &Caller,
+        place: &str,
+    ) -> Result<NewJob, Refusal> {
+        self.admission.admit(queue, caller)?;
+        let job = new_job(wire).map_err(|error| error.within(place))?;
+        let schema = self.admission.schema(queue);
+        if let Some(schema) = schema.as_ref().and_then(SchemaOf::get) {
+            let violations = schema.violations(&job.payload);
+            if !violations.is_empty() {
+                let within = violations.into_iter().map(|invalid| invalid.within(place));
+                return Err(within.collect::<Vec<_>>().into());
+            }
+        }
+        Ok(job)
     }
 
     /// Puts the store's answers into the places that are still empty, in order.
@@ -175,9 +256,14 @@ impl Jobs {
         }
     }
 
-    async fn enter(&self, jobs: Vec<NewJob>) -> Result<Vec<StoreResult<Submitted>>, Refusal> {
-        self.condition.admit_submit()?;
+    async fn enter(
+        &self,
+        jobs: Vec<NewJob>,
+        submitter: &Submitter,
+    ) -> Result<Vec<StoreResult<Submitted>>, Refusal> {
         let bytes = jobs.iter().map(|job| job.payload.len() + JOB_BYTES).sum();
+        let _share = submitter.hold(bytes)?;
+        self.condition.admit_submit()?;
         self.pipes
             .submit
             .call(jobs, bytes)

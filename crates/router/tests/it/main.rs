@@ -5,6 +5,7 @@
     reason = "test code: real time, a task may end with its test, and a panic is the way to report"
 )]
 
+mod admission;
 mod control;
 mod controller;
 mod draining;

@@ -245,3 +245,53 @@ async fn a_job_keeps_what_it_was_given() {
     );
     assert_eq!(job.traceparent, parent, "from the call's metadata");
 }
+
+#[tokio::test]
+async fn a_payload_must_fit_its_queues_schema() {
+    let store = std::sync::Arc::<Faulty>::default();
+    let schema = r#"{"type": "object", "required": ["to"], "properties": {"to": {"type": "string"},
+        "lines": {"type": "array", "items": {"type": "integer"}}}}"#;
+    store
+        .policy("email", |policy| policy.payload_schema = schema.into())
+        .await;
+    let server = Server::on(store).await;
+    let with = |payload: &str| v1::NewJob {
+        payload: payload.to_owned().into(),
+        ..new_job("email")
+    };
+    submit(&server, with(r#"{"to": "a@b", "lines": [1]}"#))
+        .await
+        .unwrap();
+    let wrong = with(r#"{"to": 5, "lines": [1, "s3cret", 2, null]}"#);
+    let status = submit(&server, wrong.clone()).await.unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::InvalidArgument, why::INVALID_PAYLOAD)
+    );
+    let details = status.get_error_details();
+    let violations = &details.bad_request().unwrap().field_violations;
+    let mut fields: Vec<&str> = violations.iter().map(|found| found.field.as_str()).collect();
+    fields.sort_unstable();
+    assert_eq!(
+        fields,
+        ["job.payload#/lines/1", "job.payload#/lines/3", "job.payload#/to"]
+    );
+    assert!(!format!("{status:?}").contains("s3cret"), "{status:?}");
+
+    let jobs = vec![with(r#"{"to": "x"}"#), wrong, new_job("other")];
+    let answer = server
+        .jobs()
+        .submit_jobs(v1::SubmitJobsRequest { jobs })
+        .await
+        .unwrap();
+    let items = answer.into_inner().items;
+    let reasons: Vec<_> = items
+        .iter()
+        .map(|item| match item.result.as_ref().unwrap() {
+            v1::submit_jobs_response::item::Result::Job(_) => "",
+            v1::submit_jobs_response::item::Result::Error(error) => &error.reason,
+        })
+        .collect();
+    assert_eq!(reasons, ["", why::INVALID_PAYLOAD, ""]);
+    server.stop().await.unwrap();
+}
