@@ -84,6 +84,10 @@ async fn start_odd(limits: Limits) -> Running {
 
 type Asking = h2::client::SendRequest<axum::body::Bytes>;
 
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the client's end of a connection, joined by the test"
+)]
 /// A client that reads only what it asks for itself; the second value is the connection's end.
 async fn raw(address: SocketAddr) -> (Asking, tokio::task::JoinHandle<Result<(), h2::Error>>) {
     let stream = TcpStream::connect(address).await.expect("it listens");
