@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tidegate_chassis::config::{ConfigError, Loaded, Loader};
+use tidegate_chassis::config::{ConfigError, Loaded, Loader, Secret};
 
 use crate::{exec::GRACE_DEFAULT, worker::DRAIN_TIMEOUT_DEFAULT};
 
@@ -21,6 +21,8 @@ pub struct WorkerConfig {
     pub name: String,
     /// Where jobs are POSTed. This or `exec.command` is required.
     pub app: String,
+    /// How they are POSTed.
+    pub http: HttpConfig,
     /// The command that runs them.
     pub exec: ExecConfig,
     /// Queues to serve. Required.
@@ -41,11 +43,39 @@ impl Default for WorkerConfig {
             controllers: Vec::new(),
             name: String::new(),
             app: String::new(),
+            http: HttpConfig::default(),
             exec: ExecConfig::default(),
             queues: Vec::new(),
             slots: 64,
             metrics_listen: SocketAddr::from(([127, 0, 0, 1], 9466)),
             drain_timeout: DRAIN_TIMEOUT_DEFAULT,
+        }
+    }
+}
+
+/// Section `[worker.http]`: delivery to an HTTP app.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Names (`app.internal`), addresses and networks (`10.1.0.0/16`) that the worker may connect to although they are
+    /// not public; `name:port` for a port below 1024.
+    pub allow: Vec<String>,
+    /// Webhook secrets (`whsec_...`); each signs every delivery. Empty: not signed.
+    pub secrets: Vec<Secret>,
+    /// Where calls of apps that answered 202 come in.
+    pub callback_listen: SocketAddr,
+    /// How apps reach it, e.g. `http://worker-3.internal:9467`. Empty: by its address, if the app is on this machine;
+    /// else such calls are not possible.
+    pub callback_url: String,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            allow: Vec::new(),
+            secrets: Vec::new(),
+            callback_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            callback_url: String::new(),
         }
     }
 }
@@ -114,6 +144,17 @@ pub struct WorkerArgs {
     /// Where jobs are POSTed, e.g. http://127.0.0.1:8080/jobs
     #[arg(long, value_name = "URL")]
     pub app: Option<String>,
+    /// Name, address or network that the app may have although it is not public, e.g. app.internal or 10.1.0.0/16; give
+    /// it once for each
+    #[arg(long = "app-allow", value_name = "HOST|NET")]
+    pub app_allow: Vec<String>,
+    /// Address for the calls of apps that answered 202 (done later) [default: 127.0.0.1, any port]
+    #[arg(long, value_name = "ADDR")]
+    pub callback_listen: Option<SocketAddr>,
+    /// How the app reaches that address, e.g. http://worker-3.internal:9467 [default: as it is, if the app is on this
+    /// machine]
+    #[arg(long, value_name = "URL")]
+    pub callback_url: Option<String>,
     /// Command that runs a job: payload on standard input, result on standard output, exit code 0 = succeeded,
     /// 75 = retry, 65 = invalid. Takes the rest of the line, so put it last
     #[arg(long, value_name = "CMD ARGS", num_args = 1.., allow_hyphen_values = true)]
@@ -152,6 +193,11 @@ impl WorkerArgs {
             "routers": given(&self.routers),
             "controllers": given(&self.controllers),
             "app": self.app,
+            "http": {
+                "allow": given(&self.app_allow),
+                "callback_listen": self.callback_listen,
+                "callback_url": self.callback_url,
+            },
             "exec": {
                 "command": given(&self.exec),
                 "memory": self.exec_memory,
@@ -218,6 +264,23 @@ mod tests {
         assert_eq!(command, ["./run.sh", "--queue", "b", "-x"]);
         assert_eq!((memory, cpu, open_files), (64 << 20, Duration::from_secs(3), 99));
         assert_eq!((config.queues, grace), (vec!["a".to_owned()], GRACE_DEFAULT));
+    }
+
+    #[test]
+    fn secrets_come_from_a_file_and_are_not_shown() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("secrets");
+        std::fs::write(&file, "whsec_b25l\nwhsec_dHdv\n").expect("written");
+        let variable = "TIDEGATE_WORKER__HTTP__SECRETS_FILE";
+        let env = [(variable, file.to_str().expect("plain"))];
+        let loader = Loader::from_env(env);
+        let loaded = loader
+            .load::<WorkerFile>(None, WorkerArgs::default().overrides())
+            .expect("valid");
+        let secrets = &loaded.value.worker.http.secrets;
+        assert_eq!(secrets[0].expose(), "whsec_b25l\nwhsec_dHdv");
+        let shown = format!("{:?} {:?}", loaded.value, loaded.origins());
+        assert!(!shown.contains("whsec_"), "{shown}");
     }
 
     #[test]

@@ -48,9 +48,13 @@ pub(crate) struct Facts {
 impl JobContext {
     /// A first attempt of a job without headers, to test a handler without a server.
     pub fn for_test(job_id: JobId) -> Self {
+        Self::for_test_with_fence(job_id, 1)
+    }
+
+    pub(crate) fn for_test_with_fence(job_id: JobId, fence: u64) -> Self {
         let facts = Facts {
             job_id,
-            fence: 1,
+            fence,
             attempt: 1,
             max_attempts: 3,
             headers: BTreeMap::new(),

@@ -55,7 +55,7 @@ mod tally;
 mod telemetry;
 mod worker;
 
-pub use config::{ExecConfig, WorkerArgs, WorkerConfig, WorkerFile};
+pub use config::{ExecConfig, HttpConfig, WorkerArgs, WorkerConfig, WorkerFile};
 pub use delivery::Delivery;
 pub use error::WorkerError;
 pub use job::{Job, JobContext, JobError, Verdict};

@@ -15,9 +15,9 @@ use tokio::{net::TcpListener, sync::oneshot};
 
 use crate::{
     Connected, Delivery, Worker, WorkerArgs, WorkerConfig, WorkerError,
-    config::ExecConfig,
+    config::{ExecConfig, HttpConfig},
     exec::{ExecDelivery, ExecError, ExecSettings},
-    http::{HttpDelivery, HttpError},
+    http::{Callbacks, HttpDelivery, HttpError, HttpSettings},
 };
 
 /// What a drain takes after `drain_timeout`: handlers to be dropped, last outcomes, the bye.
@@ -35,6 +35,10 @@ pub enum RunError {
     NoDelivery,
     #[error("an app and a command: give --app (worker.app) or --exec (worker.exec.command), not both")]
     TwoDeliveries,
+    #[error(
+        "how apps reach {0} is not known: name it with --callback-url http://HOST:PORT (worker.http.callback_url)"
+    )]
+    NoCallbackUrl(SocketAddr),
     #[error("no queue: name at least one with --queue NAME (worker.queues)")]
     NoQueue,
     #[error(transparent)]
@@ -58,6 +62,7 @@ impl RunError {
             Self::Config(_)
             | Self::NoDelivery
             | Self::TwoDeliveries
+            | Self::NoCallbackUrl(_)
             | Self::NoQueue
             | Self::Http(_)
             | Self::Exec(_) => 2,
@@ -135,13 +140,13 @@ pub async fn run(
     ready: impl FnOnce(Ready),
 ) -> Result<(), RunError> {
     // Before the port: a mistake in the configuration is told first.
-    let worker = build(&config, Some(metrics.meter()))?;
+    let (worker, port) = build(&config, Some(metrics.meter())).await?;
     let listener = bind_with_hint(config.metrics_listen, "--metrics-listen").await?;
     let host = Host {
         admin: Some((listener, metrics)),
         readiness: Readiness::new(),
     };
-    serve(worker, &config, host, shutdown, ready).await
+    serve(worker, port, &config, host, shutdown, ready).await
 }
 
 /// A worker in a process that has bound what there is to bind.
@@ -155,10 +160,20 @@ pub async fn run_on(
     ready: impl FnOnce(Ready),
 ) -> Result<(), RunError> {
     let meter = host.admin.as_ref().map(|(_, metrics)| metrics.meter());
-    serve(build(&config, meter)?, &config, host, shutdown, ready).await
+    let (worker, port) = build(&config, meter).await?;
+    serve(worker, port, &config, host, shutdown, ready).await
 }
 
-fn build(config: &WorkerConfig, meter: Option<Meter>) -> Result<Worker, RunError> {
+/// Where apps that answered 202 call.
+struct CallbackPort {
+    listener: TcpListener,
+    callbacks: Callbacks,
+}
+
+async fn build(
+    config: &WorkerConfig,
+    meter: Option<Meter>,
+) -> Result<(Worker, Option<CallbackPort>), RunError> {
     let worker = Worker::connect(config.routers.iter().cloned())
         .controllers(config.controllers.iter().cloned())
         .name(&config.name)
@@ -168,17 +183,61 @@ fn build(config: &WorkerConfig, meter: Option<Meter>) -> Result<Worker, RunError
     if config.queues.is_empty() {
         return Err(RunError::NoQueue);
     }
-    let worker = match (config.app.as_str(), config.exec.command.as_slice()) {
+    let (worker, port) = match (config.app.as_str(), config.exec.command.as_slice()) {
         ("", []) => return Err(RunError::NoDelivery),
         ("", _) => {
             let delivery = ExecDelivery::new(exec_settings(&config.exec, meter))?;
-            all_queues(worker.label("delivery", "exec"), config, &delivery)
+            (
+                all_queues(worker.label("delivery", "exec"), config, &delivery),
+                None,
+            )
         }
-        (app, []) => all_queues(worker.label("delivery", "http"), config, &HttpDelivery::new(app)?),
+        (_, []) => {
+            let (delivery, port) = http(config, meter).await?;
+            (
+                all_queues(worker.label("delivery", "http"), config, &delivery),
+                port,
+            )
+        }
         _ => return Err(RunError::TwoDeliveries),
     };
     worker.check()?;
-    Ok(worker)
+    Ok((worker, port))
+}
+
+async fn http(
+    config: &WorkerConfig,
+    meter: Option<Meter>,
+) -> Result<(HttpDelivery, Option<CallbackPort>), RunError> {
+    let HttpConfig {
+        allow,
+        secrets,
+        callback_listen,
+        callback_url,
+    } = &config.http;
+    let settings = HttpSettings {
+        allow: allow.clone(),
+        secrets: secrets.clone(),
+        meter: meter.clone(),
+        ..HttpSettings::new(&config.app)
+    };
+    let delivery = HttpDelivery::new(settings)?;
+    // What listens on loopback is reached from this machine only; what listens on every address has no name.
+    let known = !callback_url.is_empty() || (delivery.is_local() && callback_listen.ip().is_loopback());
+    if !known && *callback_listen != HttpConfig::default().callback_listen {
+        return Err(RunError::NoCallbackUrl(*callback_listen));
+    }
+    if !known {
+        return Ok((delivery, None));
+    }
+    let listener = bind_with_hint(*callback_listen, "--callback-listen").await?;
+    let base = match callback_url.as_str() {
+        "" => format!("http://{}", listener.local_addr()?),
+        url => url.to_owned(),
+    };
+    let callbacks = Callbacks::new(&base, meter)?;
+    let delivery = delivery.with_callbacks(callbacks.clone());
+    Ok((delivery, Some(CallbackPort { listener, callbacks })))
 }
 
 fn all_queues(worker: Worker, config: &WorkerConfig, delivery: &(impl Delivery + Clone)) -> Worker {
@@ -201,6 +260,7 @@ fn exec_settings(config: &ExecConfig, meter: Option<Meter>) -> ExecSettings {
 
 async fn serve(
     worker: Worker,
+    port: Option<CallbackPort>,
     config: &WorkerConfig,
     host: Host,
     shutdown: CancellationToken,
@@ -226,6 +286,10 @@ async fn serve(
             "metrics",
             serve_metrics(listener, metrics, readiness.clone(), stopped.clone()),
         );
+    }
+    // What runs during the drain may still be completed.
+    if let Some(CallbackPort { listener, callbacks }) = port {
+        tasks.spawn("callbacks", callbacks.serve(listener, stopped.clone()));
     }
     let (connected, is_connected) = oneshot::channel::<Connected>();
     let worker = worker.on_connected(|router| drop(connected.send(router)));

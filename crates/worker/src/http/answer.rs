@@ -1,23 +1,27 @@
 //! What an app's answer means for the job, and for control: the table of classes.
 //!
-//! | answer | outcome | class |
-//! |---|---|---|
-//! | 2xx (not 202) | succeeded, body kept | |
-//! | 202 | failed: callbacks are not there yet, and to call it done would be a lie | job |
-//! | 3xx | failed: never followed | job |
-//! | 408 | retry | error |
-//! | 429, 503 | throttled for Retry-After | overload |
-//! | other 4xx | failed | job |
-//! | 502, 504 | retry | down |
-//! | other 5xx | retry | error |
-//! | refused, reset, no such host, no TLS | retry | down |
-//! | no HTTP | retry | error |
+//! | answer | outcome | class | counted as |
+//! |---|---|---|---|
+//! | 2xx (not 202) | succeeded, body kept | | `succeeded` |
+//! | 202 | what the completion call says | | `called_back` |
+//! | 202 where there is no callback URL | failed | job | `accepted` |
+//! | 3xx | failed: never followed | job | `redirect` |
+//! | 408 | retry | error | `server_error` |
+//! | 429, 503 | throttled for Retry-After | overload | `overload` |
+//! | other 4xx | failed | job | `client_error` |
+//! | 502, 504 | retry | down | `gateway` |
+//! | other 5xx | retry | error | `server_error` |
+//! | no such host | retry | down | `no_address` |
+//! | an address that is not connected to | retry | down | `address_refused` |
+//! | refused, reset, no connection in time, no TLS | retry | down | `refused`, `reset`, `no_connection`, `tls` |
+//! | no HTTP, or a head that is too large | retry | error | `not_http` |
 //!
 //! A retry of class down becomes throttled, which costs the job no attempt, while the worker knows what the queue needs to
 //! be down: see [`crate::reflex`]. An attempt that is stopped by its timeout is an error, a panic the job's own fault.
 
 use std::{
     error::Error,
+    io,
     time::{Duration, SystemTime},
 };
 
@@ -25,6 +29,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
 use tidegate_protocol::domain::FailureClass;
 
+use super::{RefusedAddress, connect::LookupFailed};
 use crate::{JobError, Verdict, connect::with_causes};
 
 /// For an app that is full and does not say for how long.
@@ -32,24 +37,43 @@ const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 /// A job may be parked for a day; no app's clock should make it more.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3_600);
 
+/// What the app said, or that it did not.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// The attempt is over. The word is what it is counted as.
+    Ended(Verdict, &'static str),
+    /// 202: the app will call.
+    Accepted,
+}
+
 /// Bodies of failures are not quoted: they may hold what a submitter must not see.
-pub(super) fn of(status: StatusCode, headers: &HeaderMap, body: Bytes, now: SystemTime) -> Verdict {
+pub(super) fn of(status: StatusCode, headers: &HeaderMap, body: Bytes, now: SystemTime) -> Answer {
     let error = format!("the app answered {status}");
-    let retry = |class| JobError::retry(&error).with_class(class).into();
-    match status.as_u16() {
-        202 => JobError::failed(
-            "the app answered 202 Accepted (done later), which this version does not support",
-        )
-        .into(),
-        200..=299 => Verdict::succeeded(body),
-        300..=399 => JobError::failed(format!("{error}; redirects are not followed")).into(),
-        429 | 503 => JobError::throttled(error, retry_after(headers, now)).into(),
-        408 => retry(FailureClass::Error),
-        502 | 504 => retry(FailureClass::Down),
-        500..=599 => retry(FailureClass::Error),
-        400..=499 => JobError::failed(error).into(),
-        _ => retry(FailureClass::Error), // no status of HTTP
-    }
+    let retry = |class| JobError::retry(&error).with_class(class);
+    let (error, word) = match status.as_u16() {
+        202 => return Answer::Accepted,
+        200..=299 => return Answer::Ended(Verdict::succeeded(body), "succeeded"),
+        300..=399 => (
+            JobError::failed(format!("{error}; redirects are not followed")),
+            "redirect",
+        ),
+        429 | 503 => (JobError::throttled(error, retry_after(headers, now)), "overload"),
+        408 => (retry(FailureClass::Error), "server_error"),
+        502 | 504 => (retry(FailureClass::Down), "gateway"),
+        500..=599 => (retry(FailureClass::Error), "server_error"),
+        400..=499 => (JobError::failed(error), "client_error"),
+        _ => (retry(FailureClass::Error), "not_http"), // no status of HTTP
+    };
+    Answer::Ended(error.into(), word)
+}
+
+/// The app means to call, and has not been told where.
+pub(super) fn no_callback() -> Verdict {
+    JobError::failed(
+        "the app answered 202 Accepted (done later), and was told no URL to call then: give the worker one that the \
+         app can reach (--callback-listen and --callback-url, worker.http)",
+    )
+    .into()
 }
 
 /// Seconds or an HTTP date.
@@ -69,37 +93,69 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Duration {
 }
 
 /// The app did not answer at all.
-pub(super) fn no_response(error: &hyper_util::client::legacy::Error) -> Verdict {
+pub(super) fn no_response(error: &hyper_util::client::legacy::Error) -> Answer {
     let what = if error.is_connect() {
         "cannot connect to the app"
     } else {
         "no answer from the app"
     };
-    let class = class_of(error);
-    JobError::retry(format!("{what}: {}", with_causes(error)))
-        .with_class(class)
-        .into()
+    let default = if error.is_connect() {
+        "no_connection"
+    } else {
+        "reset"
+    };
+    failed(format!("{what}: {}", with_causes(error)), error, default)
 }
 
 /// The app answered, and the connection broke before the answer was complete: whether it finished is unknown.
-pub(super) fn broken_off(status: StatusCode, error: &hyper::Error) -> Verdict {
+pub(super) fn broken_off(status: StatusCode, error: &hyper::Error) -> Answer {
     let text = format!("the app's answer {status} broke off: {}", with_causes(error));
-    JobError::retry(text).with_class(class_of(error)).into()
+    failed(text, error, "reset")
 }
 
-/// What is not HTTP is an app's mistake; everything else means that it is not there.
-fn class_of(error: &(dyn Error + 'static)) -> FailureClass {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error
-            .downcast_ref::<hyper::Error>()
-            .is_some_and(hyper::Error::is_parse)
-        {
-            return FailureClass::Error;
-        }
-        cause = error.source();
+fn failed(text: String, error: &(dyn Error + 'static), default: &'static str) -> Answer {
+    let word = causes(error).find_map(word).unwrap_or(default);
+    // What is not HTTP is an app's mistake; everything else means that it is not there.
+    let class = match word {
+        "not_http" => FailureClass::Error,
+        _ => FailureClass::Down,
+    };
+    Answer::Ended(JobError::retry(text).with_class(class).into(), word)
+}
+
+/// The error and what caused it. Chains are short; the bound is for errors that quote themselves.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    let source =
+        |error: &&'a (dyn Error + 'static)| -> Option<&'a (dyn Error + 'static)> { (*error).source() };
+    std::iter::successors(Some(error), source).take(16)
+}
+
+fn word(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    if error.is::<RefusedAddress>() {
+        return Some("address_refused");
     }
-    FailureClass::Down
+    if error.is::<LookupFailed>() {
+        return Some("no_address");
+    }
+    let not_http = |error: &hyper::Error| error.is_parse() || error.is_parse_too_large();
+    if error.downcast_ref::<hyper::Error>().is_some_and(not_http) {
+        return Some("not_http");
+    }
+    if error.is::<rustls::Error>() {
+        return Some("tls");
+    }
+    let error = error.downcast_ref::<io::Error>()?;
+    // An io error hides what it wraps from `source`.
+    if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
+        return Some("tls");
+    }
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Some("refused"),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
+            Some("reset")
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -114,7 +170,6 @@ mod tests {
         for (status, kind, class) in [
             (200, "succeeded", None),
             (204, "succeeded", None),
-            (202, "failed", Some(Job)),
             (301, "failed", Some(Job)),
             (307, "failed", Some(Job)),
             (400, "failed", Some(Job)),
@@ -129,7 +184,10 @@ mod tests {
             (504, "retry", Some(Down)),
         ] {
             let status = StatusCode::from_u16(status).expect("a status");
-            let verdict = of(status, &HeaderMap::new(), Bytes::new(), SystemTime::UNIX_EPOCH);
+            let answer = of(status, &HeaderMap::new(), Bytes::new(), SystemTime::UNIX_EPOCH);
+            let Answer::Ended(verdict, _) = answer else {
+                panic!("{status}")
+            };
             let got = match verdict.outcome {
                 Outcome::Succeeded { .. } => "succeeded",
                 Outcome::Failed { .. } => "failed",

@@ -1,11 +1,12 @@
-//! The headers of a delivery: CloudEvents 1.0 in binary mode, Standard Webhooks without a signature yet, trace context,
-//! and the job's own.
+//! The headers of a delivery: CloudEvents 1.0 in binary mode, Standard Webhooks, trace context, where to call when it is
+//! done later, and the job's own.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{CONTENT_TYPE, USER_AGENT},
 };
 
+use super::signature::Signer;
 use crate::{JobContext, delivery::rfc3339};
 
 /// Ours by meaning, or hop by hop: a job's header of such a name could lie about the job or break the message apart.
@@ -26,11 +27,15 @@ const RESERVED: [&str; 13] = [
 ];
 const RESERVED_PREFIXES: [&str; 4] = ["ce-", "webhook-", "proxy-", "tidegate-"];
 
-pub(super) fn headers(
-    context: &JobContext,
-    trace: Option<(String, Option<String>)>,
-    wall_s: u64,
-) -> HeaderMap {
+/// What a delivery says beside what its job says.
+pub(super) struct Extra<'a> {
+    pub(super) trace: Option<(String, Option<String>)>,
+    pub(super) callback: Option<String>,
+    pub(super) signer: &'a Signer,
+    pub(super) wall_s: u64,
+}
+
+pub(super) fn headers(context: &JobContext, body: &[u8], extra: Extra<'_>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     for (name, value) in context.headers() {
@@ -58,9 +63,16 @@ pub(super) fn headers(
     if let Some(deadline_ms) = context.deadline_ms() {
         set("ce-tidegatedeadline", rfc3339(deadline_ms));
     }
+    let timestamp = extra.wall_s.to_string();
+    if let Some(signature) = extra.signer.sign(&id, &timestamp, body) {
+        set("webhook-signature", signature);
+    }
     set("webhook-id", id);
-    set("webhook-timestamp", wall_s.to_string());
-    if let Some((parent, state)) = trace {
+    set("webhook-timestamp", timestamp);
+    if let Some(url) = extra.callback {
+        set("tidegate-callback", url);
+    }
+    if let Some((parent, state)) = extra.trace {
         set("traceparent", parent);
         if let Some(state) = state {
             set("tracestate", state);
@@ -109,7 +121,20 @@ mod tests {
     #[test]
     fn a_delivery_is_a_cloud_event_and_a_webhook() {
         let trace = Some(("00-parent".to_owned(), Some("a=b".to_owned())));
-        let headers = headers(&context(&[]), trace, 1_700_000_001);
+        let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+        let extra = Extra {
+            trace,
+            callback: Some("http://worker:1/x".to_owned()),
+            signer: &Signer::new(&[secret.into()]).expect("valid"),
+            wall_s: 1_700_000_001,
+        };
+        let headers = headers(&context(&[]), b"{}", extra);
+        assert!(
+            headers["webhook-signature"]
+                .to_str()
+                .expect("a text")
+                .starts_with("v1,")
+        );
         for (name, value) in [
             ("content-type", "application/json"),
             ("ce-specversion", "1.0"),
@@ -122,6 +147,7 @@ mod tests {
             ("ce-tidegatedeadline", "2023-11-14T22:14:20.000Z"),
             ("webhook-id", "email:0:0190163d8694739b8e1cdbf4a7ee1b8e"),
             ("webhook-timestamp", "1700000001"),
+            ("tidegate-callback", "http://worker:1/x"),
             ("traceparent", "00-parent"),
             ("tracestate", "a=b"),
         ] {
@@ -151,8 +177,13 @@ mod tests {
                 ("traceparent", "lie"),
                 ("x-bad", "a\r\nb: c"),
             ]),
-            None,
-            0,
+            b"",
+            Extra {
+                trace: None,
+                callback: None,
+                signer: &Signer::default(),
+                wall_s: 0,
+            },
         );
         assert_eq!(headers["content-type"], "text/csv");
         assert_eq!(headers["x-tenant"], "blue");
@@ -169,6 +200,8 @@ mod tests {
             "traceparent",
             "x-bad",
             "ce-other",
+            "webhook-signature",
+            "tidegate-callback",
         ] {
             assert!(!headers.contains_key(name), "{name}");
         }

@@ -193,13 +193,11 @@ async fn reports_count_what_ran() {
     for (fence, payload) in [(1, "1"), (2, "0"), (3, "3")] {
         session.grant(fence, payload).await;
     }
-    for _ in 0..3 {
-        let settlements = session.settlements().await;
-        for settlement in &settlements {
-            session.answer(settlement, v1::SettleResult::Recorded).await;
-        }
-        if settlements.len() == 3 {
-            break;
+    let mut settled = 0;
+    while settled < 3 {
+        for settlement in session.settlements().await {
+            session.answer(&settlement, v1::SettleResult::Recorded).await;
+            settled += 1;
         }
     }
     let (mut succeeded, mut failed, mut job_ms) = (0, 0, 0.0);
