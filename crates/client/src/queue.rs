@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 /// worker refuses to start.
 pub struct Queue<T> {
     name: &'static str,
+    schema: Option<&'static str>,
     payload: PhantomData<fn() -> T>,
 }
 
@@ -15,12 +16,28 @@ impl<T> Queue<T> {
     pub const fn new(name: &'static str) -> Self {
         Self {
             name,
+            schema: None,
             payload: PhantomData,
+        }
+    }
+
+    /// Binds a JSON Schema to the queue, e.g. `include_str!("email.schema.json")`. A worker with the feature `schema`
+    /// checks every payload against it before the handler sees it; what does not match is invalid, that is dead at once.
+    #[must_use]
+    pub const fn with_schema(self, schema: &'static str) -> Self {
+        Self {
+            schema: Some(schema),
+            ..self
         }
     }
 
     pub const fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// As text, if the queue has one.
+    pub const fn schema(&self) -> Option<&'static str> {
+        self.schema
     }
 }
 
