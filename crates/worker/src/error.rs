@@ -14,11 +14,16 @@ pub enum WorkerError {
         "the pool of queue {0:?}, which has no handler here: register the handler, or take the queue away"
     )]
     PoolOfStranger(String),
+    /// It was asked for by [`crate::Worker::queues`].
+    #[error("no handler for queue {queue:?}: there are handlers for {registered}")]
+    UnregisteredQueue { queue: String, registered: String },
+    #[error("invalid schema of queue {queue:?}: {message}")]
+    InvalidSchema { queue: String, message: String },
     #[error("no queue: register at least one handler")]
     NoQueue,
     #[error("{0} queues: one worker serves at most {QUEUES_PER_WORKER_MAX}")]
     TooManyQueues(usize),
-    #[error("no router: give the address of at least one")]
+    #[error("no router: give the address of at least one, e.g. http://127.0.0.1:7600")]
     NoRouter,
     #[error(transparent)]
     InvalidRouter(#[from] ClientError),

@@ -1,18 +1,17 @@
-//! What a handler gets, and what it answers.
+//! What a handler gets.
 
 use std::{collections::BTreeMap, fmt::Display, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tidegate_chassis::clock;
-use tidegate_protocol::{
-    domain::{FailureClass, JobId, Outcome, QueueName},
-    limits::ERROR_BYTES_MAX,
-};
+use tidegate_chassis::clock::{self, Monotonic};
+use tidegate_protocol::domain::{FailureClass, JobId, QueueName};
 use tokio::time::Instant;
 use tokio_util::{
     sync::{CancellationToken, WaitForCancellationFuture},
     task::TaskTracker,
 };
+
+use crate::{JobError, heartbeat::Heartbeat};
 
 /// One attempt of one job.
 #[derive(Debug, Clone)]
@@ -28,6 +27,9 @@ pub struct JobContext {
     pub(crate) cancelled: CancellationToken,
     /// Work on blocking threads: the attempt has not ended before it has.
     pub(crate) blocking: TaskTracker,
+    heartbeat: Arc<Heartbeat>,
+    /// The link's.
+    clock: Monotonic,
 }
 
 #[derive(Debug)]
@@ -72,6 +74,17 @@ impl JobContext {
             facts: Arc::new(facts),
             cancelled,
             blocking: TaskTracker::new(),
+            heartbeat: Arc::default(),
+            clock: Monotonic::start(),
+        }
+    }
+
+    /// Heartbeats are counted by this clock, which is the link's.
+    pub(crate) fn beating(self, heartbeat: Arc<Heartbeat>, clock: Monotonic) -> Self {
+        Self {
+            heartbeat,
+            clock,
+            ..self
         }
     }
 
@@ -150,6 +163,13 @@ impl JobContext {
         self.cancelled.clone()
     }
 
+    /// A sign of life, and where the handler is (a line for people, at most 200 bytes). Where the queue's policy sets
+    /// `heartbeat_timeout`, an attempt that gives none for that long is stopped and tried again, well before its timeout;
+    /// the error then says where it was. Costs nothing on the wire: call it as often as you like.
+    pub fn heartbeat(&self, progress: impl Display) {
+        self.heartbeat.beat(self.clock.ms(), progress.to_string());
+    }
+
     /// Runs `f` on a blocking thread. Use this and not `tokio::task::spawn_blocking`: a thread cannot be dropped, and
     /// only work started here keeps the job's slot taken until it has really ended. Let `f` look at
     /// [`Self::is_cancelled`] now and then.
@@ -162,172 +182,8 @@ impl JobContext {
             let _running = running; // until `f` is done, however the handler fares
             f()
         };
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|error| JobError::retry(error).with_class(FailureClass::Job))
-    }
-}
-
-/// How an attempt ended, and who is to blame.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Verdict {
-    pub outcome: Outcome,
-    pub class: Option<FailureClass>,
-}
-
-impl Verdict {
-    pub fn succeeded(result: impl Into<Bytes>) -> Self {
-        Self {
-            outcome: Outcome::Succeeded {
-                result: result.into(),
-            },
-            class: None,
-        }
-    }
-}
-
-/// Why an attempt did not succeed, and what happens next. Any `std::error::Error` becomes a retry through `?`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct JobError {
-    verdict: Verdict,
-}
-
-impl JobError {
-    /// This attempt failed; the next waits by the queue's policy.
-    pub fn retry(error: impl Display) -> Self {
-        Self::retry_after(error, Duration::ZERO)
-    }
-
-    /// This attempt failed; the next waits `after` (zero: by the queue's policy).
-    pub fn retry_after(error: impl Display, after: Duration) -> Self {
-        Self::new(
-            Outcome::Retry {
-                error: cut(error),
-                after_ms: millis(after),
-            },
-            FailureClass::Error,
-        )
-    }
-
-    /// Failed for good: no further attempt makes sense.
-    pub fn failed(error: impl Display) -> Self {
-        Self::new(Outcome::Failed { error: cut(error) }, FailureClass::Job)
-    }
-
-    /// The payload is not what this queue carries: dead at once.
-    pub fn invalid(error: impl Display) -> Self {
-        Self::new(Outcome::Invalid { error: cut(error) }, FailureClass::Job)
-    }
-
-    /// What the job needs is overloaded or away: later, without using an attempt.
-    pub fn throttled(error: impl Display, after: Duration) -> Self {
-        Self::new(
-            Outcome::Throttled {
-                error: cut(error),
-                after_ms: millis(after),
-            },
-            FailureClass::Overload,
-        )
-    }
-
-    /// Says who is to blame, where the default (retry: error, throttled: overload, others: job) is wrong.
-    #[must_use]
-    pub fn with_class(mut self, class: FailureClass) -> Self {
-        self.verdict.class = Some(class);
-        self
-    }
-
-    fn new(outcome: Outcome, class: FailureClass) -> Self {
-        Self {
-            verdict: Verdict {
-                outcome,
-                class: Some(class),
-            },
-        }
-    }
-}
-
-impl From<JobError> for Verdict {
-    fn from(error: JobError) -> Self {
-        error.verdict
-    }
-}
-
-/// With its causes, each once. (So `JobError` itself is no `std::error::Error`: it would convert into itself.)
-impl<E: std::error::Error> From<E> for JobError {
-    fn from(error: E) -> Self {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        // Chains are short; the bound is for errors that quote themselves.
-        for _ in 0..8 {
-            let Some(error) = cause else { break };
-            let more = error.to_string();
-            if !text.contains(&more) {
-                text = format!("{text}: {more}");
-            }
-            cause = error.source();
-        }
-        Self::retry(text)
-    }
-}
-
-/// Longer error texts are not kept; no need to carry them.
-fn cut(error: impl Display) -> String {
-    let mut text = error.to_string();
-    text.truncate(text.floor_char_boundary(ERROR_BYTES_MAX));
-    text
-}
-
-fn millis(duration: Duration) -> u64 {
-    // Rounded up: a short wait must not become "by the policy".
-    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errors_say_what_happens_next_and_who_is_to_blame() {
-        let verdict = |error: JobError| Verdict::from(error);
-        let retry = verdict(JobError::retry("no luck"));
-        assert_eq!(
-            retry.outcome,
-            Outcome::Retry {
-                error: "no luck".into(),
-                after_ms: 0
-            }
-        );
-        assert_eq!(retry.class, Some(FailureClass::Error));
-        let throttled = verdict(JobError::throttled("full", Duration::from_micros(1)));
-        assert_eq!(
-            throttled.outcome,
-            Outcome::Throttled {
-                error: "full".into(),
-                after_ms: 1
-            }
-        );
-        assert_eq!(throttled.class, Some(FailureClass::Overload));
-        assert_eq!(verdict(JobError::failed("x")).class, Some(FailureClass::Job));
-        assert_eq!(verdict(JobError::invalid("x")).class, Some(FailureClass::Job));
-        let down = JobError::retry("x").with_class(FailureClass::Down);
-        assert_eq!(verdict(down).class, Some(FailureClass::Down));
-    }
-
-    #[test]
-    fn question_mark_makes_a_retry() {
-        fn handler() -> Result<u32, JobError> {
-            Ok("x".parse::<u32>()?)
-        }
-        let verdict = Verdict::from(handler().expect_err("no number"));
-        assert!(matches!(verdict.outcome, Outcome::Retry { error, .. } if error.contains("invalid digit")));
-    }
-
-    #[test]
-    fn long_error_texts_are_cut_at_a_character() {
-        let Outcome::Failed { error } = Verdict::from(JobError::failed("ä".repeat(5_000))).outcome else {
-            panic!("it failed");
-        };
-        assert_eq!(error.len(), ERROR_BYTES_MAX);
+        tokio::task::spawn_blocking(work).await.map_err(|error| {
+            JobError::retry(format!("handler panicked: {error}")).with_class(FailureClass::Job)
+        })
     }
 }

@@ -50,6 +50,8 @@ pub(crate) struct Ports {
     /// The worker was dropped: leave as you stand.
     pub(crate) abandoned: CancellationToken,
     pub(crate) connected: Option<Box<dyn FnOnce(Connected) + Send>>,
+    /// The core's time, and the heartbeats'.
+    pub(crate) clock: Monotonic,
 }
 
 enum Event {
@@ -74,7 +76,6 @@ pub(crate) struct Link {
     failures: u32,
     warned_ms: Option<u64>,
     gauges_ms: u64,
-    clock: Monotonic,
     instruments: Instruments,
 }
 
@@ -102,7 +103,6 @@ impl Link {
             failures: 0,
             warned_ms: None,
             gauges_ms: 0,
-            clock: Monotonic::start(),
             instruments,
         }
     }
@@ -114,7 +114,7 @@ impl Link {
     pub(crate) async fn run(mut self) -> Result<(), WorkerError> {
         loop {
             let event = self.next_event().await;
-            let now_ms = self.clock.ms();
+            let now_ms = self.ports.clock.ms();
             match event {
                 Event::Stream(Heard::Opened(Ok(stream))) => {
                     let stream = Box::new(stream);
@@ -156,7 +156,7 @@ impl Link {
     }
 
     async fn next_event(&mut self) -> Event {
-        let now_ms = self.clock.ms();
+        let now_ms = self.ports.clock.ms();
         let blocked = self.outbox_blocked(now_ms);
         let wake = self.wake_at_ms(now_ms);
         let draining = self.core.is_draining();

@@ -70,6 +70,8 @@ impl RunError {
                 WorkerError::InvalidQueue(_)
                 | WorkerError::DuplicateQueue(_)
                 | WorkerError::PoolOfStranger(_)
+                | WorkerError::UnregisteredQueue { .. }
+                | WorkerError::InvalidSchema { .. }
                 | WorkerError::NoQueue
                 | WorkerError::TooManyQueues(_)
                 | WorkerError::NoRouter
@@ -174,8 +176,7 @@ async fn build(
     config: &WorkerConfig,
     meter: Option<Meter>,
 ) -> Result<(Worker, Option<CallbackPort>), RunError> {
-    let worker = Worker::connect(config.routers.iter().cloned())
-        .controllers(config.controllers.iter().cloned())
+    let worker = Worker::connect(&config.routers, &config.controllers)
         .name(&config.name)
         .slots(config.slots)
         .drain_timeout(config.drain_timeout)

@@ -1,11 +1,11 @@
 //! Runs attempts on the runtime of the application. What to stop, and when, is decided on the link's thread: a handler
 //! that blocks all threads here cannot keep itself from being fenced.
 
-use std::{any::Any, collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use tidegate_chassis::clock::{self, Monotonic};
-use tidegate_protocol::domain::{FailureClass, LeaseRef, QueueName};
+use tidegate_protocol::domain::{FailureClass, LeaseRef};
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::Instrument;
 
@@ -13,11 +13,10 @@ use crate::{
     Delivery, Job, JobContext, JobError, Verdict,
     core::{Ended, Start},
     job::Facts,
+    registry::Deliveries,
     stop::Stop,
     telemetry::{Instruments, close_span, process_span},
 };
-
-pub(crate) type Deliveries = HashMap<QueueName, Arc<dyn Delivery>>;
 
 /// Starts what the link grants until the link is gone, and joins every attempt. Attempts are as many as permits.
 pub(crate) async fn run_attempts(
@@ -25,6 +24,7 @@ pub(crate) async fn run_attempts(
     ended: mpsc::Sender<Ended>,
     deliveries: Deliveries,
     instruments: Instruments,
+    clock: Monotonic,
 ) {
     let mut attempts = JoinSet::new();
     loop {
@@ -35,7 +35,7 @@ pub(crate) async fn run_attempts(
                 let Some(delivery) = deliveries.get(&start.lease.id.queue) else {
                     continue; // the report says that it never started
                 };
-                attempts.spawn(attempt(start, Arc::clone(delivery), report, instruments.clone()));
+                attempts.spawn(attempt(start, Arc::clone(delivery), report, instruments.clone(), clock));
             }
             Some(joined) = attempts.join_next() => {
                 if let Err(error) = joined && error.is_panic() {
@@ -83,7 +83,13 @@ impl Drop for Report {
     }
 }
 
-async fn attempt(start: Start, delivery: Arc<dyn Delivery>, mut report: Report, instruments: Instruments) {
+async fn attempt(
+    start: Start,
+    delivery: Arc<dyn Delivery>,
+    mut report: Report,
+    instruments: Instruments,
+    clock: Monotonic,
+) {
     let Start {
         lease,
         grant,
@@ -92,6 +98,7 @@ async fn attempt(start: Start, delivery: Arc<dyn Delivery>, mut report: Report, 
     } = start;
     let payload = grant.payload.clone();
     let context = context_of(&lease, grant, time_ms, &stop);
+    let context = context.beating(Arc::clone(stop.heartbeat()), clock);
     let span = process_span(&context);
     let took = Monotonic::start();
     let job = Job {
@@ -105,7 +112,7 @@ async fn attempt(start: Start, delivery: Arc<dyn Delivery>, mut report: Report, 
 }
 
 /// The handler's own verdict; `None` = it was stopped before it came to one.
-async fn deliver(delivery: &dyn Delivery, job: Job, stop: &Stop) -> Option<Verdict> {
+pub(crate) async fn deliver(delivery: &dyn Delivery, job: Job, stop: &Stop) -> Option<Verdict> {
     if stop.is_told() {
         return None; // it waited here longer than its lease
     }
@@ -136,7 +143,7 @@ fn panicked(panic: &(dyn Any + Send)) -> Verdict {
         .into()
 }
 
-fn context_of(
+pub(crate) fn context_of(
     lease: &LeaseRef,
     grant: tidegate_protocol::v1::Grant,
     time_ms: u64,

@@ -8,7 +8,7 @@ use std::{
 use tidegate_protocol::domain::{FailureClass, Outcome};
 use tokio_util::sync::CancellationToken;
 
-use crate::Verdict;
+use crate::{Verdict, heartbeat::Heartbeat};
 
 /// Why an attempt is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,14 +22,23 @@ pub(crate) enum Cause {
     TimedOut {
         after_ms: u64,
     },
+    /// No heartbeat for longer than the policy allows.
+    Silent {
+        after_ms: u64,
+    },
     DeadlinePassed,
     Draining,
 }
 
 impl Cause {
     /// What is settled for an attempt that was stopped; `own` is what the handler answered all the same, if it ended in
-    /// time. A lease that is not ours carries no result: released frees its slot and says nothing else.
-    pub(crate) fn verdict(self, own: Option<Verdict>) -> Verdict {
+    /// time. A lease that is not ours carries no result: released frees its slot and says nothing else. `progress` is
+    /// what the handler said last of where it was.
+    pub(crate) fn verdict(self, own: Option<Verdict>, progress: &str) -> Verdict {
+        let at = match progress {
+            "" => String::new(),
+            progress => format!("; last progress: {progress}"),
+        };
         let released = |why: &str| Verdict {
             outcome: Outcome::Released {
                 error: why.to_owned(),
@@ -45,7 +54,10 @@ impl Cause {
             Self::Cancelled => released("cancelled"),
             Self::SelfFenced => released("lease not renewed in time, result discarded"),
             Self::TimedOut { after_ms } => {
-                retry(format!("timed out after {after_ms} ms"), FailureClass::Error)
+                retry(format!("timed out after {after_ms} ms{at}"), FailureClass::Error)
+            }
+            Self::Silent { after_ms } => {
+                retry(format!("no heartbeat for {after_ms} ms{at}"), FailureClass::Error)
             }
             // No attempt follows: the router ends a job past its deadline as expired.
             Self::DeadlinePassed => retry(
@@ -71,6 +83,7 @@ pub(crate) struct Stop {
     token: CancellationToken,
     /// How long after the signal the handler is dropped. Set before the signal.
     grace: Arc<OnceLock<Duration>>,
+    heartbeat: Arc<Heartbeat>,
 }
 
 impl Stop {
@@ -82,6 +95,10 @@ impl Stop {
 
     pub(crate) fn token(&self) -> CancellationToken {
         self.token.clone()
+    }
+
+    pub(crate) fn heartbeat(&self) -> &Arc<Heartbeat> {
+        &self.heartbeat
     }
 
     pub(crate) fn is_told(&self) -> bool {

@@ -2,8 +2,9 @@
 
 use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
-use serde::{Serialize, de::DeserializeOwned};
 use tidegate_chassis::{
+    clock::Monotonic,
+    shutdown,
     tasks::{NamedThread, named_thread},
     telemetry::{self, Meter},
 };
@@ -12,20 +13,19 @@ use tidegate_client::{
     control::{ControlLink, Kind},
     endpoint,
 };
-use tidegate_protocol::{domain::QueueName, limits::QUEUES_PER_WORKER_MAX};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Endpoint;
 use uuid::Uuid;
 
 use crate::{
-    Delivery, JobContext, JobError, PoolStats, SLOTS_MAX, WorkerError,
+    Addresses, Delivery, Handler, JobLayer, PoolStats, SLOTS_MAX, WorkerError, blocking,
     control::Control,
     core::{Core, Settings},
-    delivery::Handler,
+    handler::Blocking,
     link::{Link, Ports},
-    pools::Pool,
-    run::{Deliveries, run_attempts},
+    registry::Registry,
+    run::run_attempts,
     telemetry::Instruments,
 };
 
@@ -33,14 +33,19 @@ const SLOTS_DEFAULT: u32 = 64;
 /// Under the 30 s after which Kubernetes kills, with what a drain takes beyond it.
 pub(crate) const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(25);
 
-/// A worker in the making; [`Worker::run_until`] runs it.
+/// A worker in the making; [`Worker::run_until`] runs it. `S` is what handlers get with [`crate::State`].
 #[must_use = "a worker does nothing before run_until()"]
-pub struct Worker {
+pub struct Worker<S = ()> {
+    state: S,
+    parts: Parts,
+}
+
+/// What does not depend on the state.
+struct Parts {
     routers: Vec<String>,
     controllers: Vec<String>,
     name: String,
-    deliveries: Vec<(String, Arc<dyn Delivery>)>,
-    pools: Vec<(String, Vec<String>, Arc<dyn PoolStats>)>,
+    registry: Registry,
     slots: u32,
     drain_timeout: Duration,
     labels: HashMap<String, String>,
@@ -56,38 +61,71 @@ pub struct Connected {
     pub router: String,
 }
 
+/// The first SIGTERM or SIGINT: for [`Worker::run_until`], which drains then. A second one ends the process at once.
+pub async fn shutdown_signal() {
+    shutdown::token_on_signals().cancelled_owned().await;
+}
+
 impl Worker {
-    /// A worker of the routers at these addresses (`http://host:port`, `https://host:port` or `host:port`), all of one
-    /// job store. Nothing is connected before [`Worker::run_until`].
-    pub fn connect(routers: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Self {
-            routers: routers.into_iter().map(Into::into).collect(),
-            controllers: Vec::new(),
+    /// A worker of these routers, all of one job store, attached to the first of these controllers that leads: how many
+    /// jobs of each queue run here is its word. Without a controller (`()`), and until its first word, every queue may
+    /// use all slots. Nothing is connected before [`Worker::run_until`].
+    pub fn connect(routers: impl Addresses, controllers: impl Addresses) -> Self {
+        let parts = Parts {
+            routers: routers.into_addresses(),
+            controllers: controllers.into_addresses(),
             name: String::new(),
-            deliveries: Vec::new(),
-            pools: Vec::new(),
+            registry: Registry::default(),
             slots: SLOTS_DEFAULT,
             drain_timeout: DRAIN_TIMEOUT_DEFAULT,
             labels: HashMap::new(),
             connected: None,
             meter: None,
-        }
+        };
+        Self { state: (), parts }
+    }
+}
+
+impl<S: Clone + Send + Sync + 'static> Worker<S> {
+    /// What the handlers registered after this get with [`crate::State`]: pools, clients, configuration. It is cloned
+    /// for each handler, and for each attempt that asks for it: keep it cheap to clone.
+    pub fn state<N>(self, state: N) -> Worker<N> {
+        let parts = self.parts;
+        Worker { state, parts }
     }
 
-    /// Runs the queue's jobs with an async function. The payload is JSON; what it returns is kept as the job's result.
-    pub fn handle<T, R, F, Fut>(self, queue: Queue<T>, handler: F) -> Self
+    /// Runs the queue's jobs with an async function; see [`Handler`] for what it may take and return.
+    pub fn handle<T, M>(mut self, queue: Queue<T>, handler: impl Handler<S, T, M>) -> Self {
+        let delivery = handler.into_delivery(self.state.clone());
+        self.parts.registry.add(queue.name(), queue.schema(), delivery);
+        self
+    }
+
+    /// Runs the queue's jobs with a function that blocks, each on a thread of its own; see [`blocking`].
+    pub fn handle_blocking<T, M, F>(self, queue: Queue<T>, handler: F) -> Self
     where
-        F: Fn(JobContext, T) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<R, JobError>> + Send + 'static,
-        T: DeserializeOwned + Send + 'static,
-        R: Serialize + Send + 'static,
+        Blocking<F>: Handler<S, T, M>,
     {
-        self.deliver(queue.name(), Handler::new(handler))
+        self.handle(queue, blocking(handler))
     }
 
     /// Runs the queue's jobs in another way, e.g. [`crate::http::HttpDelivery`].
     pub fn deliver(mut self, queue: impl Into<String>, delivery: impl Delivery) -> Self {
-        self.deliveries.push((queue.into(), Arc::new(delivery)));
+        self.parts.registry.add(queue, None, Arc::new(delivery));
+        self
+    }
+
+    /// Puts a tower layer around every handler and delivery, also those registered later; the last one is the outermost.
+    /// For a single handler there is [`Handler::layer`].
+    pub fn layer(mut self, layer: impl JobLayer) -> Self {
+        self.parts.registry.layer(layer);
+        self
+    }
+
+    /// Serves only these of the queues that have handlers, so that one program can be started for some of them. A name
+    /// without a handler is refused at start.
+    pub fn queues(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.parts.registry.only(names);
         self
     }
 
@@ -101,50 +139,43 @@ impl Worker {
         stats: impl PoolStats,
     ) -> Self {
         let queues = queues.into_iter().map(Into::into).collect();
-        self.pools.push((resource.into(), queues, Arc::new(stats)));
+        self.parts.registry.pool(resource.into(), queues, Arc::new(stats));
         self
     }
 
     /// How many jobs may run at once over all queues. A ceiling, 64 by default: how many do run is the controller's word.
     pub fn slots(mut self, slots: u32) -> Self {
-        self.slots = slots;
-        self
-    }
-
-    /// Attaches to the first of these controllers that leads: how many jobs of each queue run here is its word then.
-    /// Without a controller, and until its first word, every queue may use all slots.
-    pub fn controllers(mut self, controllers: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.controllers = controllers.into_iter().map(Into::into).collect();
+        self.parts.slots = slots;
         self
     }
 
     /// How the controller and its operators see this worker; a random name by default.
     pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = name.into();
+        self.parts.name = name.into();
         self
     }
 
     /// How long running jobs may take to end after the shutdown; what still runs then is stopped and handed back.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
-        self.drain_timeout = timeout;
+        self.parts.drain_timeout = timeout;
         self
     }
 
     /// Shown to operators with the worker: host, version.
     pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.labels.insert(name.into(), value.into());
+        self.parts.labels.insert(name.into(), value.into());
         self
     }
 
     /// Called once, when a router has taken the worker in. Runs on the thread that keeps the leases: it must not block.
     pub fn on_connected(mut self, f: impl FnOnce(Connected) + Send + 'static) -> Self {
-        self.connected = Some(Box::new(f));
+        self.parts.connected = Some(Box::new(f));
         self
     }
 
     /// Where to record metrics; by default the process's meter.
     pub fn meter(mut self, meter: Meter) -> Self {
-        self.meter = Some(meter);
+        self.parts.meter = Some(meter);
         self
     }
 
@@ -153,6 +184,25 @@ impl Worker {
     /// # Errors
     /// The worker is put together wrongly.
     pub fn check(&self) -> Result<(), WorkerError> {
+        self.parts.check()
+    }
+
+    /// Runs jobs until `shutdown` (a future, e.g. [`shutdown_signal`]), then drains. Handlers run on the runtime that
+    /// polls this; leases are kept on a thread of their own.
+    ///
+    /// # Errors
+    /// At once, when the worker is put together wrongly; later only when it must not go on: see [`WorkerError`].
+    pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
+        self.parts.run_until(shutdown).await
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.parts.registry
+    }
+}
+
+impl Parts {
+    fn check(&self) -> Result<(), WorkerError> {
         if !(1..=SLOTS_MAX).contains(&self.slots) {
             return Err(WorkerError::InvalidSlots(self.slots));
         }
@@ -161,8 +211,8 @@ impl Worker {
         }
         self.endpoints()?;
         ControlLink::new(&self.controllers, Kind::Targets)?;
-        let deliveries = by_queue(&self.deliveries)?;
-        pools(&self.pools, &deliveries).map(drop)
+        let deliveries = self.registry.build()?;
+        self.registry.pools(&deliveries).map(drop)
     }
 
     /// The way to the controllers, if there are any.
@@ -182,16 +232,11 @@ impl Worker {
         self.routers.iter().map(|text| Ok(endpoint(text)?)).collect()
     }
 
-    /// Runs jobs until `shutdown` (a future, e.g. `token.cancelled_owned()`), then drains. Handlers run on the runtime
-    /// that polls this; leases are kept on a thread of their own.
-    ///
-    /// # Errors
-    /// At once, when the worker is put together wrongly; later only when it must not go on: see [`WorkerError`].
-    pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
+    async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), WorkerError> {
         self.check()?;
         let routers = self.endpoints()?;
-        let deliveries = by_queue(&self.deliveries)?;
-        let pools = pools(&self.pools, &deliveries)?;
+        let deliveries = self.registry.build()?;
+        let pools = self.registry.pools(&deliveries)?;
         let incarnation = Uuid::new_v4();
         let (attach, control) = self.control(incarnation)?;
         let Self {
@@ -212,6 +257,7 @@ impl Worker {
         // A place for every permit each way: neither side ever waits for the other.
         let (starts, to_start) = mpsc::channel(slots as usize);
         let (report, ended) = mpsc::channel(slots as usize);
+        let clock = Monotonic::start();
         let drain = CancellationToken::new();
         let abandoned = CancellationToken::new();
         let ports = Ports {
@@ -221,13 +267,14 @@ impl Worker {
             drain_time: drain_timeout,
             abandoned: abandoned.clone(),
             connected,
+            clock,
         };
         let instruments = Instruments::new(&meter.unwrap_or_else(telemetry::meter));
         let core = Core::new(settings).with_pools(pools);
         let link = Link::new(core, routers, control, ports, instruments.clone());
         let mut link = start(link, attach, abandoned)?;
 
-        let mut attempts = std::pin::pin!(run_attempts(to_start, report, deliveries, instruments));
+        let mut attempts = std::pin::pin!(run_attempts(to_start, report, deliveries, instruments, clock));
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
             tokio::select! {
@@ -286,55 +333,19 @@ fn start(
     })
 }
 
-fn by_queue(registered: &[(String, Arc<dyn Delivery>)]) -> Result<Deliveries, WorkerError> {
-    let mut deliveries = Deliveries::new();
-    for (name, delivery) in registered {
-        let queue: QueueName = name.parse()?;
-        if deliveries.insert(queue, Arc::clone(delivery)).is_some() {
-            return Err(WorkerError::DuplicateQueue(name.clone()));
-        }
-    }
-    match deliveries.len() {
-        0 => Err(WorkerError::NoQueue),
-        queues if queues > QUEUES_PER_WORKER_MAX => Err(WorkerError::TooManyQueues(queues)),
-        _ => Ok(deliveries),
-    }
-}
-
-fn pools(
-    registered: &[(String, Vec<String>, Arc<dyn PoolStats>)],
-    deliveries: &Deliveries,
-) -> Result<Vec<Pool>, WorkerError> {
-    let pool = |(resource, names, stats): &(String, Vec<String>, Arc<dyn PoolStats>)| {
-        let resource: QueueName = resource.parse()?; // resources are named like queues
-        let mut queues = Vec::new();
-        for name in names {
-            let queue: QueueName = name.parse()?;
-            if !deliveries.contains_key(&queue) {
-                return Err(WorkerError::PoolOfStranger(name.clone()));
-            }
-            queues.push(queue);
-        }
-        Ok(Pool::new(resource.to_string(), queues, Arc::clone(stats)))
-    };
-    registered.iter().map(pool).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::PoolUsage;
+    use crate::{Payload, PoolUsage};
 
     const A: Queue<String> = Queue::new("a");
     const BAD: Queue<String> = Queue::new("No Such");
 
-    async fn noop(_: JobContext, _: String) -> Result<(), JobError> {
-        Ok(())
-    }
+    async fn noop(_: Payload<String>) {}
 
     #[tokio::test]
     async fn a_worker_put_together_wrongly_says_what_is_wrong() {
-        let routers = || Worker::connect(["127.0.0.1:1"]);
+        let routers = || Worker::connect("127.0.0.1:1", ());
         for (worker, expected) in [
             (routers(), "no queue: register at least one handler"),
             (
@@ -346,6 +357,10 @@ mod tests {
                 "queue \"a\" has two handlers",
             ),
             (
+                routers().handle(A, noop).queues(["a", "b"]),
+                "no handler for queue \"b\": there are handlers for a",
+            ),
+            (
                 routers().handle(A, noop).slots(0),
                 "0 slots: a worker has 1 to 4096",
             ),
@@ -354,11 +369,11 @@ mod tests {
                 "the pool of queue \"b\", which has no handler here",
             ),
             (
-                Worker::connect(Vec::<String>::new()).handle(A, noop),
+                Worker::connect((), ()).handle(A, noop),
                 "no router: give the address",
             ),
             (
-                Worker::connect(["ftp://x"]).handle(A, noop),
+                Worker::connect("ftp://x", ()).handle(A, noop),
                 "invalid router address \"ftp://x\"",
             ),
         ] {
@@ -372,7 +387,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_worker_that_found_no_router_leaves_at_once() {
-        let worker = Worker::connect(["127.0.0.1:1"]).handle(A, noop);
+        let worker = Worker::connect("127.0.0.1:1", ()).handle(A, noop);
         let left = worker.run_until(tokio::time::sleep(Duration::from_millis(20)));
         tokio::time::timeout(Duration::from_secs(5), left)
             .await

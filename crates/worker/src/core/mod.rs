@@ -80,15 +80,30 @@ struct Running {
     queue: QueueName,
     stop: Stop,
     grace_ms: u64,
+    began_ms: u64,
     /// By timeout or deadline, and which.
     stop_at_ms: u64,
     stop_why: Cause,
+    /// 0: none is asked for.
+    heartbeat_timeout_ms: u64,
     /// Set when it was told to stop.
     cause: Option<Cause>,
     overdue_at_ms: u64,
 }
 
 impl Running {
+    /// When it is to be stopped unless it ends or gives a sign of life, and why.
+    fn stop_due(&self) -> (u64, Cause) {
+        let after_ms = self.heartbeat_timeout_ms;
+        let heard_ms = self.stop.heartbeat().last_ms().max(self.began_ms);
+        let silent_at_ms = heard_ms.saturating_add(after_ms);
+        if after_ms > 0 && silent_at_ms < self.stop_at_ms {
+            (silent_at_ms, Cause::Silent { after_ms })
+        } else {
+            (self.stop_at_ms, self.stop_why)
+        }
+    }
+
     /// It was told to stop and goes on.
     fn is_overdue(&self, now_ms: u64) -> bool {
         self.cause.is_some() && now_ms >= self.overdue_at_ms

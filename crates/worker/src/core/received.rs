@@ -103,12 +103,14 @@ impl Core {
             queue: lease.id.queue.clone(),
             stop: Stop::default(),
             grace_ms: GRACE_MAX_MS.min(grant.lease_ttl_ms / 10),
+            began_ms: now_ms,
             stop_at_ms: now_ms.saturating_add(time_ms),
             stop_why,
+            heartbeat_timeout_ms: grant.heartbeat_timeout_ms,
             cause: None,
             overdue_at_ms: u64::MAX,
         };
-        self.scan_at_ms = self.scan_at_ms.min(running.stop_at_ms);
+        self.scan_at_ms = self.scan_at_ms.min(running.stop_due().0);
         let start = Start {
             lease: lease.clone(),
             grant,

@@ -424,3 +424,28 @@ fn outcomes_that_pile_up_hold_back_credit() {
     (0..3).for_each(|n| answered(&mut core, n, v1::SettleResult::Recorded));
     assert_eq!(credit(&said(&mut core, 20)), Some((2, 0)));
 }
+
+#[test]
+fn a_job_that_gives_no_sign_of_life_is_stopped_before_its_timeout() {
+    let mut core = connected(8);
+    let grant = v1::Grant {
+        heartbeat_timeout_ms: 3_000,
+        ..grant(1)
+    };
+    let start = granted(&mut core, 100, 1, vec![grant]).remove(0);
+    let told = |core: &mut Core, now_ms: u64| {
+        core.tick(now_ms).expect("goes on");
+        start.stop.is_told()
+    };
+    assert!(!told(&mut core, 3_099));
+    start.stop.heartbeat().beat(2_000, "row 7".to_owned());
+    assert!(!told(&mut core, 4_999), "it was heard at 2,000");
+    assert!(told(&mut core, 5_000));
+    ended_at(&mut core, 5_001, 1, None);
+    let settled = settled(&said(&mut core, 5_001)).remove(0);
+    let retry = v1::Retry {
+        error: "no heartbeat for 3000 ms; last progress: row 7".to_owned(),
+        after_ms: 0,
+    };
+    assert_eq!(settled.outcome, Some(v1::settlement::Outcome::Retry(retry)));
+}

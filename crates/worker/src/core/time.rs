@@ -7,7 +7,7 @@ use tidegate_protocol::{
     v1,
 };
 
-use super::{Core, DRAIN_EXTRA_MS, Drain, Ended, OVERDUE_AFTER_MS, Running, lease_ref};
+use super::{Core, DRAIN_EXTRA_MS, Drain, Ended, OVERDUE_AFTER_MS, lease_ref};
 use crate::{OVERDUE_MAX, Verdict, WorkerError, permits::TICK_MS, reflex::Sign, stop::Cause};
 
 impl Core {
@@ -48,11 +48,12 @@ impl Core {
         };
         self.permits.give_back(&job.queue);
         self.leases.settle(&ended.lease);
+        let progress = job.stop.heartbeat().progress();
         let verdict = match (job.cause, ended.verdict) {
-            (Some(cause), own) => cause.verdict(own),
+            (Some(cause), own) => cause.verdict(own, &progress),
             (None, Some(own)) => own,
             // Nobody stopped it and it says nothing: its task was torn down with the handlers' runtime.
-            (None, None) => Cause::Draining.verdict(None),
+            (None, None) => Cause::Draining.verdict(None, &progress),
         };
         let (queue, sign) = (&job.queue, Sign::of(&verdict));
         self.tally.ended(now_ms, queue, sign, ended.run_ms);
@@ -101,12 +102,13 @@ impl Core {
             return Ok(());
         }
         self.scan_at_ms = u64::MAX;
-        let late = |job: &Running| job.cause.is_none() && now_ms >= job.stop_at_ms;
         let late: Vec<(LeaseRef, Cause)> = self
             .jobs
             .iter()
-            .filter(|(_, job)| late(job))
-            .map(|(lease, job)| (lease.clone(), job.stop_why))
+            .filter(|(_, job)| job.cause.is_none())
+            .map(|(lease, job)| (lease, job.stop_due()))
+            .filter(|(_, (due_ms, _))| now_ms >= *due_ms)
+            .map(|(lease, (_, why))| (lease.clone(), why))
             .collect();
         for (lease, why) in late {
             self.stop(now_ms, &lease, why);
@@ -114,7 +116,7 @@ impl Core {
         let mut overdue = 0;
         for (lease, job) in &self.jobs {
             if job.cause.is_none() {
-                self.scan_at_ms = self.scan_at_ms.min(job.stop_at_ms);
+                self.scan_at_ms = self.scan_at_ms.min(job.stop_due().0);
             } else if now_ms < job.overdue_at_ms {
                 self.scan_at_ms = self.scan_at_ms.min(job.overdue_at_ms);
             } else {

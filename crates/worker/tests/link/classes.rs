@@ -22,7 +22,7 @@ use crate::{
 
 async fn delivering(router: &mut Router, url: &str) -> (Running, Session) {
     let delivery = HttpDelivery::new(HttpSettings::new(url)).expect("a valid address");
-    let worker = Worker::connect([router.address.clone()])
+    let worker = Worker::connect(&router.address, ())
         .deliver("email", delivery)
         .slots(4);
     let running = Running::start(worker);

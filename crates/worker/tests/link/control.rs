@@ -7,15 +7,14 @@ use tidegate_protocol::{
     domain::FailureClass,
     v1::{self, attach_request::Message as Up, attach_response::Message as Down},
 };
-use tidegate_worker::{JobContext, JobError, Worker};
+use tidegate_worker::{JobContext, JobError};
 use tokio::sync::mpsc;
 
 use crate::{
-    Running,
+    Running, controlled,
     controller::{Controller, Node, version},
     in_time,
     router::{Router, Session, kind, lease},
-    worker,
 };
 
 const TTL_MS: u64 = 30_000;
@@ -25,12 +24,17 @@ async fn double(_: JobContext, n: u32) -> Result<u32, JobError> {
 }
 
 /// A worker of four slots, taken in by both.
-async fn attached(
+async fn attached<F, Fut>(
     router: &mut Router,
     controller: &mut Controller,
-    worker: Worker,
-) -> (Running, Session, Node) {
-    let worker = worker.controllers([controller.address.clone()]).name("w-1");
+    handler: F,
+) -> (Running, Session, Node)
+where
+    F: Fn(JobContext, u32) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<u32, JobError>> + Send + 'static,
+{
+    let routers = std::slice::from_ref(&router.address);
+    let worker = controlled(routers, &[&controller.address], handler).name("w-1");
     let running = Running::start(worker);
     let (mut session, _) = router.welcome().await;
     assert_eq!(session.credit().await.free, 4);
@@ -41,8 +45,7 @@ async fn attached(
 #[tokio::test]
 async fn targets_become_permits_at_once() {
     let (mut router, mut controller) = (Router::start(), Controller::start());
-    let worker = worker(std::slice::from_ref(&router.address), double);
-    let (running, mut session, mut node) = attached(&mut router, &mut controller, worker).await;
+    let (running, mut session, mut node) = attached(&mut router, &mut controller, double).await;
     for (generation, target, credit) in [(1, 2, 2), (2, 0, 0), (3, 99, 4), (4, 1, 1)] {
         let took = Monotonic::start();
         node.target(version(1, generation), target, TTL_MS).await;
@@ -68,7 +71,7 @@ async fn targets_become_permits_at_once() {
 async fn a_lower_target_ends_no_job_that_runs() {
     let (mut router, mut controller) = (Router::start(), Controller::start());
     let (tell, mut told) = mpsc::channel::<mpsc::Sender<()>>(4);
-    let worker = worker(std::slice::from_ref(&router.address), move |_, n| {
+    let handler = move |_: JobContext, n: u32| {
         let tell = tell.clone();
         async move {
             let (end, mut ended) = mpsc::channel(1);
@@ -76,8 +79,8 @@ async fn a_lower_target_ends_no_job_that_runs() {
             ended.recv().await;
             Ok(n)
         }
-    });
-    let (running, mut session, mut node) = attached(&mut router, &mut controller, worker).await;
+    };
+    let (running, mut session, mut node) = attached(&mut router, &mut controller, handler).await;
     session.grant(1, "1").await;
     session.grant(2, "2").await;
     let ends = [in_time(told.recv()).await, in_time(told.recv()).await];
@@ -104,8 +107,7 @@ async fn a_lower_target_ends_no_job_that_runs() {
 #[tokio::test]
 async fn an_older_decision_is_ignored() {
     let (mut router, mut controller) = (Router::start(), Controller::start());
-    let worker = worker(std::slice::from_ref(&router.address), double);
-    let (running, mut session, mut node) = attached(&mut router, &mut controller, worker).await;
+    let (running, mut session, mut node) = attached(&mut router, &mut controller, double).await;
     for (epoch, generation, target) in [(1, 5, 2), (1, 4, 3), (0, 9, 3), (1, 6, 1)] {
         node.target(version(epoch, generation), target, TTL_MS).await;
     }
@@ -120,8 +122,8 @@ async fn an_older_decision_is_ignored() {
 async fn another_ledger_is_obeyed_only_after_the_first_one_has_run_out() {
     let mut router = Router::start();
     let (mut first, mut second) = (Controller::start(), Controller::start());
-    let worker = worker(std::slice::from_ref(&router.address), double)
-        .controllers([first.address.clone(), second.address.clone()]);
+    let routers = std::slice::from_ref(&router.address);
+    let worker = controlled(routers, &[&first.address, &second.address], double);
     let running = Running::start(worker);
     let (mut session, _) = router.welcome().await;
     assert_eq!(session.credit().await.free, 4);
@@ -164,8 +166,7 @@ async fn another_ledger_is_obeyed_only_after_the_first_one_has_run_out() {
 #[tokio::test]
 async fn a_new_stream_begins_with_everything_there_is_to_know() {
     let (mut router, mut controller) = (Router::start(), Controller::start());
-    let worker = worker(std::slice::from_ref(&router.address), double);
-    let (running, mut session, mut node) = attached(&mut router, &mut controller, worker).await;
+    let (running, mut session, mut node) = attached(&mut router, &mut controller, double).await;
     node.target(version(1, 8), 3, TTL_MS).await;
     assert_eq!(node.applied().await, version(1, 8));
     assert_eq!(session.credit().await.free, 3);
@@ -182,14 +183,14 @@ async fn a_new_stream_begins_with_everything_there_is_to_know() {
 #[tokio::test]
 async fn reports_count_what_ran() {
     let (mut router, mut controller) = (Router::start(), Controller::start());
-    let worker = worker(std::slice::from_ref(&router.address), |_, n| async move {
+    let handler = |_: JobContext, n: u32| async move {
         tokio::time::sleep(Duration::from_millis(20)).await;
         match n {
             0 => Err(JobError::failed("no")),
             n => Ok(n),
         }
-    });
-    let (running, mut session, mut node) = attached(&mut router, &mut controller, worker).await;
+    };
+    let (running, mut session, mut node) = attached(&mut router, &mut controller, handler).await;
     for (fence, payload) in [(1, "1"), (2, "0"), (3, "3")] {
         session.grant(fence, payload).await;
     }
@@ -221,10 +222,10 @@ async fn reports_count_what_ran() {
 #[tokio::test]
 async fn what_is_down_is_reported_at_once_and_costs_no_attempts() {
     let (mut router, mut controller) = (Router::start(), Controller::start());
-    let worker = worker(std::slice::from_ref(&router.address), |_, _| async {
+    let handler = |_: JobContext, _: u32| async {
         Err(JobError::retry("connection refused").with_class(FailureClass::Down))
-    });
-    let (running, mut session, mut node) = attached(&mut router, &mut controller, worker).await;
+    };
+    let (running, mut session, mut node) = attached(&mut router, &mut controller, handler).await;
     let mut kinds = Vec::new();
     for fence in 1..=5 {
         session.grant(fence, "1").await;
@@ -251,11 +252,11 @@ async fn what_is_down_is_reported_at_once_and_costs_no_attempts() {
 #[tokio::test]
 async fn a_lost_lease_is_reported_at_once() {
     let (mut router, mut controller) = (Router::start(), Controller::start());
-    let worker = worker(std::slice::from_ref(&router.address), |context, n| async move {
+    let handler = |context: JobContext, n: u32| async move {
         context.cancelled().await;
         Ok(n)
-    });
-    let (running, mut session, mut node) = attached(&mut router, &mut controller, worker).await;
+    };
+    let (running, mut session, mut node) = attached(&mut router, &mut controller, handler).await;
     session.grant(1, "1").await;
     session.answer_renewals = false;
     let renewal = session.renewal_naming(1).await;
@@ -275,8 +276,8 @@ async fn a_lost_lease_is_reported_at_once() {
 async fn who_does_not_lead_is_left_for_the_next() {
     let mut router = Router::start();
     let (mut standby, mut leader) = (Controller::start(), Controller::start());
-    let worker = worker(std::slice::from_ref(&router.address), double)
-        .controllers([standby.address.clone(), leader.address.clone()]);
+    let routers = std::slice::from_ref(&router.address);
+    let worker = controlled(routers, &[&standby.address, &leader.address], double);
     let running = Running::start(worker);
     let (mut session, _) = router.welcome().await;
     let (node, _) = standby.hello().await;
@@ -290,8 +291,7 @@ async fn who_does_not_lead_is_left_for_the_next() {
 #[tokio::test]
 async fn a_controller_can_send_a_worker_home() {
     let (mut router, mut controller) = (Router::start(), Controller::start());
-    let worker = worker(std::slice::from_ref(&router.address), double);
-    let (running, mut session, node) = attached(&mut router, &mut controller, worker).await;
+    let (running, mut session, node) = attached(&mut router, &mut controller, double).await;
     let drain = v1::command::Command::Drain(v1::Drain {});
     node.send(Down::Command(v1::Command { command: Some(drain) }))
         .await;
@@ -306,7 +306,8 @@ async fn a_controller_can_send_a_worker_home() {
 #[tokio::test]
 async fn without_a_controller_every_slot_is_used() {
     let mut router = Router::start();
-    let worker = worker(std::slice::from_ref(&router.address), double).controllers(["http://127.0.0.1:1"]);
+    let routers = std::slice::from_ref(&router.address);
+    let worker = controlled(routers, &["http://127.0.0.1:1"], double);
     let running = Running::start(worker);
     let (mut session, _) = router.welcome().await;
     assert_eq!(session.credit().await.free, 4);

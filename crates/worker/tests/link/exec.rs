@@ -31,7 +31,7 @@ impl Bench {
         settings.guard = Some(env!("CARGO_BIN_EXE_tidegate-worker").into());
         change(&mut settings);
         let mut router = Router::start();
-        let worker = Worker::connect([router.address.clone()])
+        let worker = Worker::connect(&router.address, ())
             .deliver("email", ExecDelivery::new(settings).expect("it can run"))
             .slots(4);
         let running = Running::start(worker);

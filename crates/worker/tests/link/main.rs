@@ -13,7 +13,7 @@ mod router;
 use std::{future::Future, time::Duration};
 
 use tidegate_chassis::tasks::Tasks;
-use tidegate_worker::{JobContext, JobError, Queue, Worker};
+use tidegate_worker::{JobContext, JobError, Payload, Queue, Worker};
 use tokio_util::sync::CancellationToken;
 
 pub const EMAIL: Queue<u32> = Queue::new("email");
@@ -44,8 +44,18 @@ where
     F: Fn(JobContext, u32) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<u32, JobError>> + Send + 'static,
 {
-    Worker::connect(routers.iter().cloned())
-        .handle(EMAIL, handler)
+    controlled(routers, &[], handler)
+}
+
+pub fn controlled<F, Fut>(routers: &[String], controllers: &[&str], handler: F) -> Worker
+where
+    F: Fn(JobContext, u32) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<u32, JobError>> + Send + 'static,
+{
+    Worker::connect(routers, controllers.to_vec())
+        .handle(EMAIL, move |ctx: JobContext, Payload(n): Payload<u32>| {
+            handler(ctx, n)
+        })
         .slots(4)
 }
 
