@@ -83,11 +83,14 @@ where
     }
 }
 
+/// What a handler is of, without owning any of it.
+type Of<S, T, M> = PhantomData<fn() -> (S, T, M)>;
+
 /// A handler with a layer around it; see [`Handler::layer`].
 pub struct Layered<L, H, S, T, M> {
     layer: L,
     handler: H,
-    of: PhantomData<fn() -> (S, T, M)>,
+    of: Of<S, T, M>,
 }
 
 impl<L, H, S, T, M> Layered<L, H, S, T, M> {
