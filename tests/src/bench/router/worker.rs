@@ -24,7 +24,7 @@ const SAMPLES_MAX: usize = 1_000_000;
 pub async fn run(router: String, slots: u32) -> anyhow::Result<()> {
     let delays = Delays::default();
     let mut terminate = signal(SignalKind::terminate())?;
-    let worker = Worker::connect([router])
+    let worker = Worker::connect(router, ())
         .deliver(QUEUE, delays.clone())
         .slots(slots)
         .on_connected(|_| println!("{READY}"));
