@@ -161,7 +161,7 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let_first.cancel();
         };
-        let started = tokio::time::Instant::now();
+        let started = tidegate_chassis::clock::now();
         let (_, verdict, ()) = tokio::join!(limited.deliver(first), limited.deliver(second), steps);
         assert_eq!(verdict, Verdict::succeeded("\"done\""));
         assert!(

@@ -281,7 +281,7 @@ mod tests {
             Ok(text.parse::<u32>()?)
         }
         fn permanent(text: &str) -> Result<u32, JobError> {
-            Ok(text.parse::<u32>().map_err(JobError::failed)?)
+            text.parse::<u32>().map_err(JobError::failed)
         }
         assert!(
             matches!(outcome(parse("x")), Outcome::Retry { error, .. } if error.contains("invalid digit"))

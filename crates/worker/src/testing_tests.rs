@@ -1,5 +1,3 @@
-use tokio::time::Instant;
-
 use super::*;
 use crate::{JobContext, JobError, Payload};
 
@@ -94,7 +92,7 @@ async fn an_attempt_is_stopped_by_its_timeout() {
     })
     .timeout(Duration::from_secs(60));
     jobs.submit(&COUNT, 1);
-    let began = Instant::now();
+    let began = clock::now();
     let attempt = jobs.run_next().await.expect("one job");
     assert_eq!(
         attempt.verdict.outcome.error(),
@@ -114,7 +112,7 @@ async fn an_attempt_without_a_heartbeat_is_stopped_long_before() {
     })
     .heartbeat_timeout(Duration::from_secs(5));
     jobs.submit(&COUNT, 1);
-    let began = Instant::now();
+    let began = clock::now();
     let attempt = jobs.run_next().await.expect("one job");
     assert_eq!(
         attempt.verdict.outcome.error(),
