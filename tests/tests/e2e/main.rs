@@ -8,8 +8,10 @@
 mod bad_input;
 mod caps;
 mod control;
+mod delivery;
 mod demo;
 mod dev;
+mod examples;
 mod fences;
 mod harness;
 mod producer;

@@ -8,6 +8,8 @@ const NEEDS: &[(&str, &str)] = &[
     ("redis-server", "redis-server"),
     ("initdb", "postgresql"),
     ("pgbouncer", "pgbouncer"),
+    ("node", "nodejs"),
+    ("python3", "python3-venv"), // with pip, for the worker in Python
 ];
 
 /// Where packages put servers; the harness looks there, too.
@@ -55,10 +57,23 @@ fn apt(args: &[&str]) -> bool {
 }
 
 fn is_installed(program: &str) -> bool {
+    // Debian splits what a virtual environment needs from Python itself.
+    if program == "python3" && !python_has_venv() {
+        return false;
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     folders.extend(SERVER_DIRS.map(PathBuf::from));
     let versions = std::fs::read_dir(POSTGRES_DIRS).into_iter().flatten().flatten();
     folders.extend(versions.map(|version| version.path().join("bin")));
     folders.iter().any(|folder| folder.join(program).is_file())
+}
+
+fn python_has_venv() -> bool {
+    let mut python = Command::new("python3");
+    python
+        .args(["-c", "import ensurepip, venv"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null());
+    python.status().is_ok_and(|status| status.success())
 }

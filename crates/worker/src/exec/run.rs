@@ -25,7 +25,8 @@ pub(super) async fn run(plan: Arc<Plan>, job: Job, done: oneshot::Sender<Verdict
         Ok(guard) => {
             let end = attend(guard, &plan, &job, &mut done).await;
             if end.code != Some(0) {
-                tracing::info!(code = end.code, stderr = end.stderr, "command failed");
+                let job_id = job.context.job_id();
+                tracing::info!(%job_id, code = end.code, stderr = end.stderr, "command failed");
             }
             outcome::of(end)
         }
