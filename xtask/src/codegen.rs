@@ -11,8 +11,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-/// The one package of the contract; its file name is prost's.
-const GENERATED: &str = "tidegate.v1.rs";
+/// The packages by their folders below `proto/`: ours, and KEDA's, which we serve. The files' names are prost's.
+const PACKAGES: [(&str, &str); 2] = [
+    ("tidegate/v1", "tidegate.v1.rs"),
+    ("externalscaler", "externalscaler.rs"),
+];
 const DESCRIPTOR: &str = "descriptor.bin";
 const OUT_DIR: &str = "crates/protocol/src/gen";
 
@@ -60,10 +63,13 @@ pub(crate) fn stale_files(root: &Path) -> Result<Vec<String>> {
     Ok(stale.map(|(name, _)| format!("{OUT_DIR}/{name}")).collect())
 }
 
-fn generate(root: &Path) -> Result<[(&'static str, Vec<u8>); 2]> {
+fn generate(root: &Path) -> Result<Vec<(&'static str, Vec<u8>)>> {
     let include = root.join("proto");
-    let protos = proto_files(&include.join("tidegate/v1"))?;
-    let mut descriptors = protox::compile(&protos, [&include]).context("compile proto/tidegate/v1")?;
+    let mut protos = Vec::new();
+    for (folder, _) in PACKAGES {
+        protos.extend(proto_files(&include.join(folder))?);
+    }
+    let mut descriptors = protox::compile(&protos, [&include]).context("compile proto/")?;
 
     let scratch = tempfile::tempdir().context("create a scratch directory")?;
     tonic_prost_build::configure()
@@ -75,16 +81,23 @@ fn generate(root: &Path) -> Result<[(&'static str, Vec<u8>); 2]> {
         .out_dir(scratch.path())
         .compile_fds(descriptors.clone())
         .context("generate Rust from the descriptors")?;
-    let generated = scratch.path().join(GENERATED);
-    rustfmt(root, &generated)?;
-    let code = fs::read(&generated).with_context(|| format!("read the generated {GENERATED}"))?;
+    let mut files = Vec::new();
+    for (_, name) in PACKAGES {
+        let generated = scratch.path().join(name);
+        rustfmt(root, &generated)?;
+        files.push((
+            name,
+            fs::read(&generated).with_context(|| format!("read the generated {name}"))?,
+        ));
+    }
 
     // Reflection serves names and types. Comments and line numbers would triple the size of every binary's copy, and
     // make the file change when only a comment did.
     for file in &mut descriptors.file {
         file.source_code_info = None;
     }
-    Ok([(GENERATED, code), (DESCRIPTOR, descriptors.encode_to_vec())])
+    files.push((DESCRIPTOR, descriptors.encode_to_vec()));
+    Ok(files)
 }
 
 /// Sorted, so that the output does not depend on the file system's order.

@@ -3,7 +3,9 @@
 //! One owner task holds the [`Core`]; nothing else can see it half-changed. A tick reads the whole latest state and never
 //! a hint of what changed, so a lost message costs one tick and nothing more.
 
+mod belief;
 mod caps;
+mod desired;
 mod explain;
 mod facts;
 mod gates;
@@ -12,6 +14,7 @@ pub mod model;
 mod nodes;
 mod operators;
 mod policies;
+mod probes;
 mod tick;
 mod view;
 
@@ -21,10 +24,13 @@ use tidegate_flow::{caps::Ledger, governor, histogram::Histogram};
 use tidegate_protocol::domain::{QueueName, Resource, Version};
 use uuid::Uuid;
 
+pub use belief::{Reading, Trust};
+pub use desired::{Desired, NoNumber};
 pub use history::{HISTORY_MAX, HistoryPage};
 pub use operators::Subject;
 pub use policies::{Change, TuningError};
-pub use view::{FleetView, NodeView, QueueView, ResourceView};
+pub use probes::Asked;
+pub use view::{FleetView, NodeView, ProbeView, QueueView, ResourceView};
 
 use facts::Queue;
 use history::History;
@@ -61,6 +67,7 @@ pub struct Core {
     nodes: BTreeMap<StreamId, Node>,
     queues: BTreeMap<QueueName, Queue>,
     resources: BTreeMap<String, Managed<Resource>>,
+    measured: BTreeMap<String, probes::Measured>,
     caps: Ledger,
     requests: HashMap<String, caps::Request>,
     writer: Option<StreamId>,
@@ -108,6 +115,7 @@ impl Core {
             nodes: BTreeMap::new(),
             queues: BTreeMap::new(),
             resources: BTreeMap::new(),
+            measured: BTreeMap::new(),
             caps: Ledger::default(),
             requests: HashMap::new(),
             writer: None,

@@ -4,20 +4,24 @@
 //!  routers, workers <===> attach (a stream each) --+
 //!                                                  +--> owner (one task, one mailbox) --> core (pure)
 //!  operators -----------> tuning ------------------+        |
-//!                                                           +--> metrics, decisions to watchers
+//!  KEDA ----------------> keda --------------------+        +--> metrics, decisions to watchers
+//!  Postgres, ... <------- probes ------------------+
 //! ```
 //!
 //! Everything that is decided is decided in [`core`]: events in with their time, effects out, no I/O. The arithmetic is
 //! `tidegate_flow`'s. What is kept is in memory: a controller that restarts learns caps from the store and facts from the
 //! nodes again.
 //!
-//! What it deliberately does not know: jobs. It never talks to the job store; routers do that for it.
+//! What it deliberately does not know: jobs. It never talks to the job store; routers do that for it. It looks at the resources
+//! that its records name, and at nothing of them but how full they are.
 
 mod attach;
 mod config;
 pub mod core;
+mod keda;
 mod metrics;
 mod owner;
+mod probes;
 mod run;
 mod status;
 mod tuning;

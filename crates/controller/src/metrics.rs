@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tidegate_chassis::telemetry::{Counter, Gauge, KeyValue, Meter};
 
 use crate::core::{
-    FleetView,
+    FleetView, Trust,
     model::{Decision, Role},
 };
 
@@ -26,6 +26,7 @@ pub struct Metrics {
     last_tick: Gauge<u64>,
     in_use: Gauge<u64>,
     budget: Gauge<u64>,
+    probe: Gauge<u64>,
     workers: Gauge<u64>,
     desired_slots: Gauge<u64>,
     refusals: Gauge<u64>,
@@ -69,6 +70,10 @@ impl Metrics {
                 "Units in use: by jobs, and by everybody where it is measured",
             ),
             budget: gauge("tidegate_resource_budget", "Units that jobs may use"),
+            probe: gauge(
+                "tidegate_resource_probe_state",
+                "1 for how far the probe of a resource is believed: waiting, good, held, distrusted",
+            ),
             workers: gauge(
                 "tidegate_workers_connected",
                 "Workers that report to this controller",
@@ -133,8 +138,20 @@ impl Metrics {
             self.budget.record(resource.budget, std::slice::from_ref(&name));
             self.in_use
                 .record(resource.in_use, &[name.clone(), KeyValue::new("by", "jobs")]);
-            if let Some(measured) = resource.measured {
-                self.in_use.record(measured, &[name, KeyValue::new("by", "all")]);
+            for (by, units) in [
+                ("all", resource.probe.measured),
+                ("others", resource.probe.others),
+            ] {
+                if let Some(units) = units {
+                    self.in_use
+                        .record(units.round() as u64, &[name.clone(), KeyValue::new("by", by)]);
+                }
+            }
+            if let Some(trust) = resource.probe.trust {
+                for state in Trust::ALL {
+                    let labels = [name.clone(), KeyValue::new("state", state.as_str())];
+                    self.probe.record(u64::from(state == trust), &labels);
+                }
             }
         }
     }

@@ -13,6 +13,7 @@ use tidegate_chassis::{
 };
 use tidegate_protocol::{
     DESCRIPTOR_SET,
+    externalscaler::external_scaler_server::ExternalScalerServer,
     policy_file::{self, PolicyFile, PolicyFileError},
     v1::{control_service_server::ControlServiceServer, tuning_service_server::TuningServiceServer},
 };
@@ -23,8 +24,10 @@ use crate::{
     attach::{Attaching, STREAMS_MAX},
     config::ControllerConfig,
     core::{Core, Settings, TuningError, model::Now},
+    keda::{self, Scaler},
     metrics::Metrics,
     owner::{Handle, Owner},
+    probes,
     tuning::{Tuning, WATCHERS_MAX},
 };
 
@@ -150,6 +153,10 @@ pub async fn run_on(
         "drain",
         drain(readiness.clone(), shutdown.clone(), draining.clone()),
     );
+    tasks.spawn(
+        "probes",
+        probes::ask(handle.clone(), probes::secrets(), shutdown.clone()),
+    );
     let server = server(&config, &tasks, handle, readiness, draining);
     tasks.spawn("grpc", async move {
         let served = server.serve(grpc, shutdown).await;
@@ -208,8 +215,13 @@ fn server(
         draining: draining.clone(),
     };
     let tuning = Tuning {
-        owner,
+        owner: owner.clone(),
         watchers: tasks.group("watchers", WATCHERS_MAX),
+        draining: draining.clone(),
+    };
+    let scaler = Scaler {
+        owner,
+        streams: tasks.group("scaler streams", keda::STREAMS_MAX),
         draining,
     };
     let limits = Limits {
@@ -227,7 +239,8 @@ fn server(
             TuningServiceServer::new(tuning)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
-        );
+        )
+        .add_service(ExternalScalerServer::new(scaler).max_decoding_message_size(MESSAGE_BYTES_MAX));
     if config.reflection {
         server.reflection(DESCRIPTOR_SET)
     } else {

@@ -7,7 +7,7 @@ use tidegate_protocol::{convert::Invalid, reason};
 use tonic::{Code, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::core::TuningError;
+use crate::core::{NoNumber, TuningError};
 
 /// gRFC A6: the client waits exactly this long before it tries again.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
@@ -171,6 +171,19 @@ impl From<TuningError> for Refusal {
                     .with("resource", resource)
             }
             TuningError::Full(what) => Self::overloaded(what),
+        }
+    }
+}
+
+impl From<NoNumber> for Refusal {
+    fn from(why: NoNumber) -> Self {
+        let message = why.to_string();
+        match why {
+            NoNumber::Standby(_) => Self::new(Code::Unavailable, reason::NOT_LEADER, message).retry(),
+            NoNumber::Stale(_) => Self::new(Code::Unavailable, reason::STALE, message).retry(),
+            NoNumber::NoQueue(queue) => {
+                Self::new(Code::NotFound, reason::QUEUE_NOT_FOUND, message).with("queue", queue.to_string())
+            }
         }
     }
 }

@@ -10,6 +10,7 @@
 mod job;
 mod lease;
 mod policy;
+mod probe;
 mod resource;
 
 use uuid::Uuid;
@@ -22,6 +23,7 @@ pub use policy::{
     LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, TIMEOUT_MS_MAX, cap_record, check_policy, policy, policy_unchecked,
     policy_violations, version,
 };
+pub use probe::PROBE_ENV_PREFIX;
 pub use resource::{resource, resource_violations};
 
 use crate::{

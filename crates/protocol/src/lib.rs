@@ -1,4 +1,4 @@
-//! The language that every part of Tidegate speaks: the generated v1 wire code, the domain types, and the conversions
+//! The language that every part of Tidegate speaks: the generated wire code, the domain types, and the conversions
 //! between the two.
 //!
 //! No I/O, no clock, no randomness. Servers turn wire types into domain types at a handler's first line and back on the
@@ -19,5 +19,12 @@ pub mod v1 {
     include!("gen/tidegate.v1.rs");
 }
 
-/// The encoded `FileDescriptorSet` of the v1 package, for gRPC reflection.
+/// KEDA's contract of an external scaler, generated likewise from `proto/externalscaler`.
+#[allow(clippy::all, clippy::pedantic, unreachable_pub, rustdoc::all)]
+#[rustfmt::skip]
+pub mod externalscaler {
+    include!("gen/externalscaler.rs");
+}
+
+/// The encoded `FileDescriptorSet` of both packages, for gRPC reflection.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!("gen/descriptor.bin");

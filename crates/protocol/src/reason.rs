@@ -47,6 +47,8 @@ pub const DURABILITY_UNCONFIRMED: &str = "DURABILITY_UNCONFIRMED";
 pub const CIRCUIT_OPEN: &str = "CIRCUIT_OPEN";
 pub const OVERLOADED: &str = "OVERLOADED";
 pub const DRAINING: &str = "DRAINING";
+pub const NOT_LEADER: &str = "NOT_LEADER";
+pub const STALE: &str = "STALE";
 pub const INTERNAL: &str = "INTERNAL";
 
 // Why a job ended dead.

@@ -14,6 +14,7 @@ mod dev;
 mod examples;
 mod fences;
 mod harness;
+mod probes;
 mod producer;
 mod readme;
 mod redis_faults;

@@ -10,6 +10,7 @@ const NEEDS: &[(&str, &str)] = &[
     ("pgbouncer", "pgbouncer"),
     ("node", "nodejs"),
     ("python3", "python3-venv"), // with pip, for the worker in Python
+    ("prometheus", "prometheus"),
 ];
 
 /// Where packages put servers; the harness looks there, too.

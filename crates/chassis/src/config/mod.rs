@@ -16,7 +16,7 @@ pub mod size;
 
 pub use error::ConfigError;
 pub use load::{Loaded, Loader, Origin, Source, load};
-pub use secret::Secret;
+pub use secret::{Secret, from_env as secrets_from_env};
 
 /// Shown instead of a secret.
 pub const REDACTED: &str = "[redacted]";

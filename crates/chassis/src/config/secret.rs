@@ -1,6 +1,7 @@
 //! A text that does not print itself.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -53,6 +54,16 @@ impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.shown())
     }
+}
+
+/// The process's variables whose names begin so, for secrets that settings name instead of holding.
+pub fn from_env(prefix: &str) -> BTreeMap<String, Secret> {
+    let texts = std::env::vars_os()
+        .filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
+    texts
+        .filter(|(name, _)| name.starts_with(prefix))
+        .map(|(name, text)| (name, Secret(text)))
+        .collect()
 }
 
 thread_local! {

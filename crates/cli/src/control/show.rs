@@ -78,13 +78,24 @@ fn print_resources(resources: &[v1::ResourceUse]) {
         .iter()
         .map(|one| {
             let numbers = [one.capacity.into(), one.budget.into(), one.granted, one.in_use];
+            let others = one.others.map_or("-".to_owned(), |others| format!("{others:.0}"));
+            let probe = match one.probe_state.as_str() {
+                "" | "good" => one.probe.clone(),
+                _ => format!("{} {}", one.probe, one.probe_text),
+            };
             [one.resource.clone()]
                 .into_iter()
                 .chain(numbers.map(|number: u64| number.to_string()))
+                .chain([others, probe])
                 .collect()
         })
         .collect();
-    output::table(&["RESOURCE", "CAPACITY", "BUDGET", "GRANTED", "IN USE"], &rows);
+    output::table(
+        &[
+            "RESOURCE", "CAPACITY", "BUDGET", "GRANTED", "IN USE", "OTHERS", "PROBE",
+        ],
+        &rows,
+    );
 }
 
 fn version_json(version: Option<v1::Version>) -> Value {
@@ -120,7 +131,9 @@ fn fleet_json(fleet: &v1::GetFleetResponse) -> Value {
 fn use_json(resource: &v1::ResourceUse) -> Value {
     json!({
         "resource": resource.resource, "capacity": resource.capacity, "budget": resource.budget,
-        "in_use": resource.in_use, "granted": resource.granted,
+        "in_use": resource.in_use, "granted": resource.granted, "probe": resource.probe,
+        "probe_state": resource.probe_state, "probe_text": resource.probe_text, "measured": resource.measured,
+        "others": resource.others, "waiters": resource.waiters, "limit": resource.limit,
     })
 }
 
@@ -323,14 +336,11 @@ pub(super) async fn resources(common: &Common, client: &mut Controller) -> anyho
         return Ok(());
     }
     for resource in declared {
-        let probe = match resource.probe {
-            Some(v1::resource::Probe::Workers(_)) => "workers",
-            _ => "static",
-        };
         let used = fleet.resources.iter().find(|one| one.resource == resource.name);
         output::json_line(&json!({
             "resource": resource.name, "capacity": resource.capacity, "headroom": resource.headroom,
-            "probe": probe, "version": resource.version,
+            "probe": used.map(|one| &one.probe), "probe_state": used.map(|one| &one.probe_state),
+            "others": used.and_then(|one| one.others), "version": resource.version,
             "budget": used.map(|one| one.budget), "in_use": used.map(|one| one.in_use),
             "granted": used.map(|one| one.granted),
         }));

@@ -42,6 +42,7 @@ impl Core {
                     "; {budget} units of {resource} for jobs, {} in use by other queues",
                     held.saturating_sub(mine)
                 );
+                text += &self.others_text(&resource);
             }
             text += &format!(
                 ". {} ({}): {}",

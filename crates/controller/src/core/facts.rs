@@ -290,6 +290,16 @@ impl Core {
             Some(managed) => (managed.value.capacity, managed.value.headroom),
             None => (0, 0.0),
         };
+        if let Some(means) = self.means(name) {
+            return ResourceInputs {
+                capacity,
+                headroom,
+                in_use: Some(means.in_use),
+                in_use_by_jobs: means.by_jobs,
+                waiters: Some(means.waiters),
+                probe: means.times.clone(),
+            };
+        }
         // Pools of workers are used by jobs; who else uses the resource takes a probe to see.
         let pools = self.pools(name);
         ResourceInputs {
@@ -319,7 +329,7 @@ impl Core {
     }
 
     /// What workers' pools of a resource hold and wait for; `None`: not measured.
-    fn pools(&self, resource: &str) -> Option<(u64, u64)> {
+    pub(super) fn pools(&self, resource: &str) -> Option<(u64, u64)> {
         if self.resources.get(resource)?.value.probe != Probe::Workers {
             return None;
         }
@@ -327,11 +337,6 @@ impl Core {
         Some(pools.fold((0, 0), |(in_use, waiters), (more, wait)| {
             (in_use + u64::from(*more), waiters + u64::from(*wait))
         }))
-    }
-
-    /// Both together.
-    pub(super) fn measured(&self, resource: &str) -> Option<u64> {
-        self.pools(resource).map(|(in_use, waiters)| in_use + waiters)
     }
 
     pub(super) fn close_store_window(&mut self) {

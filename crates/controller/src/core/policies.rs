@@ -257,6 +257,7 @@ impl Core {
             revision: stored + 1,
             version: self.version,
         };
+        self.forget_probe(&resource.name);
         self.resources.insert(resource.name.clone(), managed);
         self.tick_soon(now);
         Ok((resource, stored + 1))

@@ -5,6 +5,7 @@ mod fleet;
 mod gates;
 mod leadership;
 mod operators;
+mod probes;
 mod signals;
 
 use std::collections::BTreeMap;

@@ -30,6 +30,7 @@ impl Core {
         self.expire_requests(now);
         self.expire_pins(now);
         self.close_store_window();
+        self.close_probe_windows(now);
         self.set_goals(elapsed_ms, now);
         let moved = self.divide(now);
         self.send_gates(elapsed_ms);

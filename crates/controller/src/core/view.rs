@@ -1,10 +1,11 @@
 //! The state as it is shown: to operators, and to metrics.
 
 use tidegate_flow::budget;
-use tidegate_protocol::domain::{QueueName, Version};
+use tidegate_protocol::domain::{Probe, QueueName, Version};
 
 use super::{
     Core, HistoryPage,
+    belief::{Belief, Trust},
     model::{Decision, Now, Role},
 };
 
@@ -56,8 +57,22 @@ pub struct ResourceView {
     pub budget: u64,
     pub in_use: u64,
     pub granted: u64,
-    /// By everybody, where it is measured.
-    pub measured: Option<u64>,
+    pub probe: ProbeView,
+}
+
+/// What a resource's probe says, as far as it is believed.
+#[derive(Clone, Debug, Default)]
+pub struct ProbeView {
+    pub kind: &'static str,
+    /// `None`: nobody has to be asked.
+    pub trust: Option<Trust>,
+    pub text: String,
+    /// Units in use by everybody.
+    pub measured: Option<f64>,
+    /// Of those, not the jobs'.
+    pub others: Option<f64>,
+    pub waiters: Option<f64>,
+    pub limit: Option<f64>,
 }
 
 impl Core {
@@ -116,9 +131,53 @@ impl Core {
             budget: budget::budget(managed.value.capacity, managed.value.headroom),
             in_use: self.held_on(name),
             granted: self.granted_on(name),
-            measured: self.measured(name),
+            probe: self.probe_view(name, &managed.value.probe),
         };
         self.resources.iter().map(view).collect()
+    }
+
+    fn probe_view(&self, name: &str, probe: &Probe) -> ProbeView {
+        let kind = probe.as_str();
+        if !probe.is_asked() {
+            let pools = self.pools(name);
+            return ProbeView {
+                kind,
+                measured: pools.map(|(in_use, _)| in_use as f64),
+                waiters: pools.map(|(_, waiters)| waiters as f64),
+                ..ProbeView::default()
+            };
+        }
+        let belief = self.measured.get(name).map(|measured| &measured.belief);
+        let reading = belief.and_then(Belief::believed);
+        ProbeView {
+            kind,
+            trust: Some(belief.map(Belief::trust).unwrap_or_default()),
+            text: belief.map_or_else(String::new, ToString::to_string),
+            measured: reading.map(|reading| reading.in_use),
+            others: reading.map(|reading| {
+                let jobs = reading.by_jobs.unwrap_or(self.held_on(name) as f64);
+                (reading.in_use - jobs).max(0.0)
+            }),
+            waiters: reading.and_then(|reading| reading.waiters),
+            limit: reading.and_then(|reading| reading.limit),
+        }
+    }
+
+    /// What others hold of a resource, in words; empty: nobody measures it.
+    pub(super) fn others_text(&self, resource: &str) -> String {
+        let Some(managed) = self.resources.get(resource) else {
+            return String::new();
+        };
+        let view = self.probe_view(resource, &managed.value.probe);
+        let mut text = String::new();
+        if let (Some(all), Some(others)) = (view.measured, view.others) {
+            text +=
+                &format!("; {all:.0} of {resource} measured in use by all, {others:.0} of them not by jobs");
+        }
+        if view.trust.is_some_and(|trust| trust != Trust::Good) {
+            text += &format!("; its {} probe {}", view.kind, view.text);
+        }
+        text
     }
 
     pub(super) fn budget_of(&self, resource: &str) -> Option<u64> {

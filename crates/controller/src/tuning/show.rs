@@ -59,5 +59,15 @@ fn resource(view: ResourceView) -> v1::ResourceUse {
         budget: u32::try_from(view.budget).unwrap_or(u32::MAX),
         in_use: view.in_use,
         granted: view.granted,
+        probe: view.probe.kind.to_owned(),
+        probe_state: view
+            .probe
+            .trust
+            .map_or_else(String::new, |trust| trust.as_str().to_owned()),
+        probe_text: view.probe.text,
+        measured: view.probe.measured,
+        others: view.probe.others,
+        waiters: view.probe.waiters,
+        limit: view.probe.limit,
     }
 }

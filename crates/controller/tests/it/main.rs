@@ -7,6 +7,7 @@
 
 mod attaching;
 mod harness;
+mod keda;
 mod sharing;
 mod startup;
 mod tuning;

@@ -112,7 +112,10 @@ async fn resources_are_applied_and_protected() {
     probed.resource.as_mut().unwrap().probe =
         Some(v1::resource::Probe::Postgres(v1::PostgresProbe::default()));
     let status = tuning.apply_resource(probed).await.unwrap_err();
-    assert!(status.message().contains("static or workers"), "{status}");
+    assert!(
+        status.message().starts_with("probe.postgres.url: must be"),
+        "{status}"
+    );
     let list = tuning
         .list_resources(v1::ListResourcesRequest::default())
         .await

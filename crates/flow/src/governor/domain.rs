@@ -33,6 +33,8 @@ const ABSURD: f64 = 1.5;
 const STORE_TIMEOUT_SHARE: f64 = 0.4;
 const STORE_LEASE_SHARE: f64 = 0.1;
 const STORE_CUT: f64 = 0.7;
+/// How long others' use counts as it was last measured.
+const OTHERS_HELD_S: f64 = 30.0;
 
 /// A domain at one tick.
 pub(super) struct Domain<'a> {
@@ -148,8 +150,14 @@ impl<'a> Domain<'a> {
         let is_sane = |units: &f64| units.is_finite() && (0.0..=ABSURD * capacity).contains(units);
         let by_jobs = resource.in_use_by_jobs.filter(is_sane).unwrap_or(self.in_flight);
         let Some(in_use) = resource.in_use.filter(is_sane) else {
+            // What was true a moment ago is a better guess than nothing; what was true long ago is not.
+            state.unmeasured_s += seconds;
+            if state.unmeasured_s > OTHERS_HELD_S {
+                state.others.value = None;
+            }
             return;
         };
+        state.unmeasured_s = 0.0;
         let sample = (in_use - by_jobs).clamp(0.0, capacity);
         let noise = state.others.or(sample).max(1.0).sqrt();
         state.others.take(sample, noise, seconds);

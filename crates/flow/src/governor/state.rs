@@ -68,6 +68,8 @@ plain!(Trial { weight, times });
 pub struct DomainState {
     /// Units in use by others.
     pub others: Smoothed,
+    /// Since when they have not been measured, seconds.
+    pub unmeasured_s: f64,
     pub window: Window,
     pub probe_baseline: Baseline,
     /// Of class overload: it says that the resource is full, whoever met it.
@@ -76,6 +78,7 @@ pub struct DomainState {
 }
 plain!(DomainState {
     others,
+    unmeasured_s,
     window,
     probe_baseline,
     overload,

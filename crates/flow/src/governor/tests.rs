@@ -113,6 +113,38 @@ fn a_queue_that_costs_nothing_is_its_own_domain() {
 }
 
 #[test]
+fn what_is_wanted_is_not_limited_by_the_fleet() {
+    let mut governor = Loop::default();
+    let mut last = None;
+    for _ in 0..6 {
+        let small = QueueInputs {
+            costs: Vec::new(),
+            slots: 10,
+            ready: 500,
+            ..queue(100, 10)
+        };
+        last = Some(governor.tick(&inputs(&[("a", small)]))["a"].clone());
+    }
+    let decision = last.expect("six ticks");
+    assert_eq!(decision.cap, 10, "{decision:?}");
+    // 20 a second and a tenth of the backlog, of half a second: 35 busy.
+    assert!((40..=60).contains(&decision.wanted), "{decision:?}");
+}
+
+#[test]
+fn others_who_are_not_measured_any_more_are_forgotten_in_the_end() {
+    let mut governor = Loop::default();
+    governor.settle(6, 300, 35.0);
+    let mut crowded = inputs(&[("a", queue(300, 35))]);
+    let pg = crowded.resources.get_mut("pg").expect("there");
+    (pg.in_use, pg.in_use_by_jobs) = (Some(55.0), Some(35.0));
+    governor.tick(&crowded);
+    let caps: Vec<u32> = (0..20).map(|_| governor.settle(1, 300, 35.0).cap).collect();
+    assert_eq!(caps[..5], [24; 5], "held for half a minute");
+    assert_eq!(caps.last(), Some(&35), "{caps:?}");
+}
+
+#[test]
 fn what_slows_down_by_its_own_load_is_cut_and_told_why() {
     let mut governor = Loop::default();
     governor.settle(8, 100, 10.0);

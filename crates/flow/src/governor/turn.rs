@@ -60,9 +60,9 @@ impl Turn<'_> {
         let claims = |demand: &dyn Fn(usize) -> u32| -> Vec<Claim> {
             (0..self.queues.len()).map(|at| claim(at, demand(at))).collect()
         };
-        let wanted = claims(&|at| wishes[at].demand);
-        let given = budget::allocate(&wanted, &budgets);
-        let safe = budget::safe(&wanted, &hard);
+        let given = claims(&|at| wishes[at].beyond.unwrap_or(wishes[at].demand));
+        let given = budget::allocate(&given, &budgets);
+        let safe = budget::safe(&claims(&|at| wishes[at].demand), &hard);
         let within = budget::allocate(&claims(&|at| self.within_fleet(at, wishes[at].stepped)), &budgets);
         let mut decisions = Vec::with_capacity(wishes.len());
         for (at, wish) in wishes.into_iter().enumerate() {

@@ -17,6 +17,8 @@ pub(super) struct Wish {
     pub need: Option<Need>,
     pub warm: u32,
     pub demand: u32,
+    /// The demand of a fleet that is large enough, where the fleet is what limits it.
+    pub beyond: Option<u32>,
     pub stepped: u32,
     pub reason: Reason,
 }
@@ -47,6 +49,7 @@ impl Turn<'_> {
             need: None,
             warm: 0,
             demand: max,
+            beyond: None,
             stepped: max,
             reason: Reason::Demand,
         };
@@ -115,16 +118,18 @@ impl Turn<'_> {
                     .unwrap_or(u32::MAX)
                     .max(queue.min);
                 if units < wish.demand {
+                    // What only the fleet's size keeps from it is wanted all the same: else one worker would be enough.
+                    wish.beyond = (self.budgets[home].reason == Reason::HardCap).then_some(wish.demand);
                     (wish.demand, wish.reason) = (units, self.budgets[home].reason);
                 }
             }
             let limit = state.failures.limit.max(f64::from(queue.min)) as u32;
             if limit < wish.demand {
-                (wish.demand, wish.reason) = (limit, Reason::ErrorCut);
+                (wish.demand, wish.reason, wish.beyond) = (limit, Reason::ErrorCut, None);
             }
             if let Some(limit) = state.trip.limit() {
                 wish.demand = wish.demand.min(limit).max(queue.min);
-                wish.stepped = wish.demand;
+                (wish.stepped, wish.beyond) = (wish.demand, None);
                 wish.reason = match state.trip.phase {
                     Phase::Open => Reason::BreakerOpen,
                     _ => Reason::BreakerReopen,

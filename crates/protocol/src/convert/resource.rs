@@ -1,11 +1,8 @@
 //! Shared resources, as operators declare them.
 
-use crate::{
-    domain::{Probe, Resource},
-    reason, v1,
-};
+use crate::{domain::Resource, reason, v1};
 
-use super::{Invalid, queue_name};
+use super::{Invalid, probe, queue_name};
 
 /// What is wrong with a resource, wherever it was written; all of it.
 pub fn resource_violations(resource: &Resource) -> Vec<Invalid> {
@@ -19,20 +16,15 @@ pub fn resource_violations(resource: &Resource) -> Vec<Invalid> {
     if !(resource.headroom > 0.0 && resource.headroom <= 1.0) {
         wrong("headroom", "must be above 0 and at most 1");
     }
+    probe::violations(&resource.probe, &mut |field, message| {
+        wrong(&format!("probe.{field}"), message)
+    });
     found
 }
 
 /// Unset headroom and probe take the documented default; values are not checked.
 pub fn resource(wire: v1::Resource) -> Result<Resource, Invalid> {
     queue_name("name", &wire.name)?;
-    let probe = match wire.probe {
-        None | Some(v1::resource::Probe::Static(_)) => Probe::Static,
-        Some(v1::resource::Probe::Workers(_)) => Probe::Workers,
-        Some(_) => {
-            let message = "is not known to this version: use static or workers";
-            return Err(Invalid::new("probe", reason::INVALID_ARGUMENT, message));
-        }
-    };
     Ok(Resource {
         name: wire.name,
         capacity: wire.capacity,
@@ -41,23 +33,19 @@ pub fn resource(wire: v1::Resource) -> Result<Resource, Invalid> {
         } else {
             wire.headroom
         },
-        probe,
+        probe: probe::from_wire(wire.probe),
     })
 }
 
 /// A resource for people; `version` counts its changes.
 impl From<(Resource, u64)> for v1::Resource {
     fn from((resource, version): (Resource, u64)) -> Self {
-        let probe = match resource.probe {
-            Probe::Static => v1::resource::Probe::Static(v1::StaticProbe {}),
-            Probe::Workers => v1::resource::Probe::Workers(v1::WorkersProbe {}),
-        };
         Self {
             name: resource.name,
             capacity: resource.capacity,
             headroom: resource.headroom,
             version,
-            probe: Some(probe),
+            probe: Some(probe::to_wire(resource.probe)),
         }
     }
 }

@@ -6,6 +6,7 @@ mod id;
 mod job;
 mod lease;
 mod policy;
+mod probe;
 mod resource;
 
 pub use id::{Incarnation, InvalidJobId, InvalidQueueName, JobId, LocalId, QueueName, Session};
@@ -14,4 +15,5 @@ pub use job::{
 };
 pub use lease::{FailureClass, LeaseRef, Outcome, SettleResult, Settlement};
 pub use policy::{Cap, CapRecord, Policy, ResourceCost, Retry, Strategy, Version, WhenDown};
-pub use resource::{Probe, Resource};
+pub use probe::{PgbouncerProbe, PostgresProbe, Probe, PrometheusProbe};
+pub use resource::Resource;

@@ -1,26 +1,6 @@
 //! What several queues share and can run short of.
 
-use serde::{Deserialize, Serialize};
-
-/// How the use of a resource is measured.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Probe {
-    /// Not at all: what jobs hold is all there is.
-    #[default]
-    Static,
-    /// By the pools that workers report.
-    Workers,
-}
-
-impl Probe {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Probe::Static => "static",
-            Probe::Workers => "workers",
-        }
-    }
-}
+use super::Probe;
 
 /// A shared downstream with a capacity, e.g. a database's connections.
 #[derive(Clone, PartialEq, Debug)]

@@ -3062,28 +3062,48 @@ pub mod resource {
         Static(super::StaticProbe),
     }
 }
+/// Sessions of a Postgres server, by pg_stat_activity.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PostgresProbe {
+    /// postgres://USER@HOST:PORT/DATABASE, without a password.
     #[prost(string, tag = "1")]
     pub url: ::prost::alloc::string::String,
+    /// Sessions whose application_name begins so are the jobs'. Empty: as many as there are running jobs.
     #[prost(string, tag = "2")]
     pub application_name: ::prost::alloc::string::String,
+    /// Whose sessions count. Empty: everybody's.
+    #[prost(string, tag = "3")]
+    pub role: ::prost::alloc::string::String,
+    /// The controller's variable that holds the password, TIDEGATE_PROBE\_\*; with \_FILE at its end, the file that does.
+    #[prost(string, tag = "4")]
+    pub password_env: ::prost::alloc::string::String,
 }
+/// Server connections of a PgBouncer, by SHOW POOLS.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PgbouncerProbe {
+    /// postgres://USER@HOST:PORT, without a password.
     #[prost(string, tag = "1")]
     pub url: ::prost::alloc::string::String,
+    /// Whose pools count. Empty: all.
     #[prost(string, tag = "2")]
     pub database: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub password_env: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WorkersProbe {}
+/// The value of an instant query.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PrometheusProbe {
+    /// <http://HOST:PORT>
     #[prost(string, tag = "1")]
     pub url: ::prost::alloc::string::String,
+    /// Gives one number: units in use by everybody.
     #[prost(string, tag = "2")]
     pub query: ::prost::alloc::string::String,
+    /// The controller's variable that holds a bearer token, as for password_env.
+    #[prost(string, tag = "3")]
+    pub token_env: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StaticProbe {}
@@ -3414,7 +3434,7 @@ pub struct QueueStatus {
     pub failures_per_second: f64,
 }
 /// How much of a resource its queues may use and use.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ResourceUse {
     #[prost(string, tag = "1")]
     pub resource: ::prost::alloc::string::String,
@@ -3429,6 +3449,26 @@ pub struct ResourceUse {
     /// Sum of cost * cap over its queues.
     #[prost(uint64, tag = "5")]
     pub granted: u64,
+    /// How it is measured: static, workers, postgres, pgbouncer, prometheus.
+    #[prost(string, tag = "6")]
+    pub probe: ::prost::alloc::string::String,
+    /// Of a probe that is asked: waiting, good, held (its last good word stands), distrusted (counts as not measured).
+    #[prost(string, tag = "7")]
+    pub probe_state: ::prost::alloc::string::String,
+    /// The same in words, with what is wrong.
+    #[prost(string, tag = "8")]
+    pub probe_text: ::prost::alloc::string::String,
+    /// Units in use by everybody; absent: not measured, or not believed.
+    #[prost(double, optional, tag = "9")]
+    pub measured: ::core::option::Option<f64>,
+    /// Of those, not the jobs'.
+    #[prost(double, optional, tag = "10")]
+    pub others: ::core::option::Option<f64>,
+    #[prost(double, optional, tag = "11")]
+    pub waiters: ::core::option::Option<f64>,
+    /// Units that there are, as the resource itself says.
+    #[prost(double, optional, tag = "12")]
+    pub limit: ::core::option::Option<f64>,
 }
 /// Generated client implementations.
 pub mod tuning_service_client {

@@ -123,6 +123,14 @@ fn mistakes_are_named_with_their_place() {
             "[resources.pg]\ncapacity = 9\nprobe = \"guess\"",
             "invalid value for `probe`",
         ),
+        (
+            "[resources.pg]\ncapacity = 9\nprobe = { postgres = { url = \"postgres://a:b@db\" } }",
+            "resources.pg: probe.postgres.url: must hold no password",
+        ),
+        (
+            "[resources.pg]\ncapacity = 9\n[resources.pg.probe.postgres]\nurl = \"postgres://a@db\"\npassword = \"b\"",
+            "unknown field `password`, expected one of `url`, `role`, `application_name`, `password_env`",
+        ),
         ("[resources.\"P G\"]\ncapacity = 9", "invalid name \"P G\""),
     ] {
         let error = policies(text).expect_err(text);
@@ -148,4 +156,20 @@ fn resources_stand_in_the_same_file() {
             resource("smtp", 8, 1.0, Probe::Workers)
         ]
     );
+}
+
+#[test]
+fn a_probe_that_asks_somebody_is_a_table_of_its_own() {
+    let file = parse(
+        "[resources.pg-main]\ncapacity = 50\n[resources.pg-main.probe.postgres]\nurl = \"postgres://monitor@db/app\"\n\
+         role = \"app\"\napplication_name = \"tidegate\"\npassword_env = \"TIDEGATE_PROBE_PG_MAIN\"",
+    )
+    .unwrap();
+    let expected = crate::domain::PostgresProbe {
+        url: "postgres://monitor@db/app".to_owned(),
+        role: "app".to_owned(),
+        application_name: "tidegate".to_owned(),
+        password_env: "TIDEGATE_PROBE_PG_MAIN".to_owned(),
+    };
+    assert_eq!(file.resources[0].probe, Probe::Postgres(expected));
 }
