@@ -31,9 +31,10 @@ pub enum WorkerError {
     InvalidController(#[from] InvalidController),
     #[error("{0} slots: a worker has 1 to {max}", max = crate::SLOTS_MAX)]
     InvalidSlots(u32),
-    /// Handlers that went on after they were told to stop. The process should exit: nothing else ends them.
-    #[error("{0} handlers outlived their cancel or timeout: a worker with more than {max} of those exits", max = crate::OVERDUE_MAX)]
-    TooManyOverdue(usize),
+    /// Handlers that went on after they were told to stop. Nothing but the end of the process ends them: five seconds after
+    /// this error it exits (code 1), if it has not done so by itself.
+    #[error("{count} handlers outlived their cancel or timeout ({queues}): a worker with more than {max} of those exits", max = crate::OVERDUE_MAX)]
+    TooManyOverdue { count: u32, queues: String },
     #[error("the thread that keeps the leases could not be started")]
     Thread(#[source] std::io::Error),
     #[error("the thread that keeps the leases ended: {0}")]

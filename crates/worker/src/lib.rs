@@ -53,6 +53,7 @@ mod core;
 mod delivery;
 mod error;
 pub mod exec;
+mod exit;
 mod extract;
 mod handler;
 mod heartbeat;

@@ -22,6 +22,7 @@ use crate::{
     connect::{Connection, Heard, Opened, open},
     control::{Control, Todo},
     core::{Core, Ended, Received, Start},
+    exit,
     telemetry::Instruments,
 };
 
@@ -142,7 +143,10 @@ impl Link {
             while let Ok(ended) = self.ports.ended.try_recv() {
                 self.core.ended(now_ms, ended);
             }
-            self.core.tick(now_ms)?;
+            if let Err(error) = self.core.tick(now_ms) {
+                exit::soon();
+                return Err(error);
+            }
             if let Some(control) = &mut self.control {
                 control.tick(now_ms, &mut self.core);
             }
@@ -330,7 +334,8 @@ impl Link {
     fn write_gauges(&mut self, now_ms: u64) {
         if now_ms >= self.gauges_ms {
             self.gauges_ms = now_ms + GAUGES_EVERY_MS;
-            self.instruments.usage(self.core.usage());
+            self.instruments
+                .usage(self.core.usage(), &self.core.overdue(now_ms));
         }
     }
 

@@ -1,9 +1,11 @@
 //! What operators see of a worker: how long jobs run, how full it is, and a span for each attempt.
 
+use std::collections::HashMap;
+
 use tidegate_chassis::telemetry::{
     self, Counter, Gauge, Histogram, KeyValue, Meter, link_remote, trace::traceparent_of,
 };
-use tidegate_protocol::domain::{FailureClass, Outcome};
+use tidegate_protocol::domain::{FailureClass, Outcome, QueueName};
 use tracing::Span;
 
 use crate::{JobContext, Verdict, permits::Usage};
@@ -14,6 +16,8 @@ pub(crate) struct Instruments {
     run: Histogram<f64>,
     utilization: Gauge<f64>,
     target: Gauge<u64>,
+    running: Gauge<u64>,
+    overdue: Gauge<u64>,
     controller_connected: Gauge<u64>,
     controllers_refused: Counter<u64>,
 }
@@ -33,6 +37,14 @@ impl Instruments {
             target: meter
                 .u64_gauge("tidegate_concurrency_target")
                 .with_description("How many jobs of the queue may run on this worker")
+                .build(),
+            running: meter
+                .u64_gauge("tidegate_concurrency_running")
+                .with_description("Jobs of the queue that run on this worker")
+                .build(),
+            overdue: meter
+                .u64_gauge("tidegate_jobs_overdue")
+                .with_description("Handlers of the queue that go on after their cancel or timeout")
                 .build(),
             controller_connected: meter
                 .u64_gauge("tidegate_controller_connected")
@@ -64,7 +76,8 @@ impl Instruments {
         self.run.record(seconds, &labels);
     }
 
-    pub(crate) fn usage(&self, usage: impl Iterator<Item = Usage>) {
+    /// `overdue`: of those that have any.
+    pub(crate) fn usage(&self, usage: impl Iterator<Item = Usage>, overdue: &HashMap<&QueueName, u32>) {
         for Usage {
             queue,
             target,
@@ -76,6 +89,9 @@ impl Instruments {
             self.utilization
                 .record(f64::from(in_use) / f64::from(target.max(1)), &labels);
             self.target.record(u64::from(target), &labels);
+            self.running.record(u64::from(in_use), &labels);
+            let overdue = overdue.get(&queue).copied().unwrap_or_default();
+            self.overdue.record(u64::from(overdue), &labels);
         }
     }
 }

@@ -64,12 +64,18 @@ impl Core {
         report
     }
 
-    /// Everything there is to say of the queues. The counts stay until [`Self::reported`].
-    pub(crate) fn report(&self, now_ms: u64) -> v1::Report {
-        let mut overdue: HashMap<&QueueName, u32> = HashMap::new();
+    /// How many handlers go on after they were told to stop, of queues that have such.
+    pub(crate) fn overdue(&self, now_ms: u64) -> HashMap<&QueueName, u32> {
+        let mut overdue = HashMap::new();
         for job in self.jobs.values().filter(|job| job.is_overdue(now_ms)) {
             *overdue.entry(&job.queue).or_default() += 1;
         }
+        overdue
+    }
+
+    /// Everything there is to say of the queues. The counts stay until [`Self::reported`].
+    pub(crate) fn report(&self, now_ms: u64) -> v1::Report {
+        let overdue = self.overdue(now_ms);
         let queues = self.permits.usage().map(|usage| {
             let limit = self.reflexes.limit(now_ms, &usage.queue, usage.target);
             v1::QueueReport {

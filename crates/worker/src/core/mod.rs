@@ -89,6 +89,7 @@ struct Running {
     /// Set when it was told to stop.
     cause: Option<Cause>,
     overdue_at_ms: u64,
+    overdue_told: bool,
 }
 
 impl Running {

@@ -109,6 +109,7 @@ impl Core {
             heartbeat_timeout_ms: grant.heartbeat_timeout_ms,
             cause: None,
             overdue_at_ms: u64::MAX,
+            overdue_told: false,
         };
         self.scan_at_ms = self.scan_at_ms.min(running.stop_due().0);
         let start = Start {

@@ -113,22 +113,31 @@ impl Core {
         for (lease, why) in late {
             self.stop(now_ms, &lease, why);
         }
-        let mut overdue = 0;
-        for (lease, job) in &self.jobs {
+        for (lease, job) in &mut self.jobs {
             if job.cause.is_none() {
                 self.scan_at_ms = self.scan_at_ms.min(job.stop_due().0);
             } else if now_ms < job.overdue_at_ms {
                 self.scan_at_ms = self.scan_at_ms.min(job.overdue_at_ms);
-            } else {
-                overdue += 1;
-                tracing::warn!(job_id = %lease.id, cause = ?job.cause, "handler overdue: it goes on after its cancel");
+            } else if !std::mem::replace(&mut job.overdue_told, true) {
+                tracing::warn!(
+                    queue = %job.queue,
+                    job_id = %lease.id,
+                    cause = ?job.cause,
+                    "handler overdue: it goes on after it was told to stop, and keeps its slot"
+                );
             }
         }
-        if overdue > OVERDUE_MAX {
-            Err(WorkerError::TooManyOverdue(overdue))
-        } else {
-            Ok(())
+        let overdue = self.overdue(now_ms);
+        let count: u32 = overdue.values().sum();
+        if count as usize <= OVERDUE_MAX {
+            return Ok(());
         }
+        let mut queues: Vec<String> = overdue.iter().map(|(queue, n)| format!("{queue}: {n}")).collect();
+        queues.sort();
+        Err(WorkerError::TooManyOverdue {
+            count,
+            queues: queues.join(", "),
+        })
     }
 
     /// Takes nothing more; stops what still runs when `time_ms` are over.
