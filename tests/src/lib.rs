@@ -22,25 +22,30 @@
 
 mod app;
 pub mod bench;
+mod cluster;
 pub mod demo;
+pub mod load;
 mod pgbouncer;
 mod postgres;
 mod process;
 mod proxy;
 mod redis;
 mod roles;
+pub mod sampler;
 mod sandbox;
 mod wait;
+pub mod work;
 
 pub use app::{Answer, App, Delivery, End};
+pub use cluster::{Between, Builder, Cluster, Runs};
 pub use pgbouncer::{PgBouncer, PgBouncerOptions};
 pub use postgres::{Postgres, PostgresOptions};
 pub use process::{Process, built};
 pub use proxy::{Proxy, Way};
 pub use redis::{Redis, RedisOptions};
 pub use roles::{
-    Controller, ControllerOptions, Dev, DevOptions, Router, RouterOptions, WorkerOptions, WorkerProc,
-    http_get,
+    Controller, ControllerOptions, Dev, DevOptions, Router, RouterOptions, TestWorkerOptions, WorkerOptions,
+    WorkerProc, http_get, try_http_get,
 };
 pub use sandbox::{Sandbox, free_address, free_port};
 pub use wait::{START_TIMEOUT, eventually};

@@ -45,7 +45,17 @@ impl Process {
         args: impl IntoIterator<Item = A>,
         env: &[(&str, &str)],
     ) -> Self {
-        let mut command = Command::new(built("tidegate"));
+        Self::built(sandbox, "tidegate", args, env)
+    }
+
+    /// The same of another of the workspace's binaries.
+    pub fn built<A: AsRef<OsStr>>(
+        sandbox: &Sandbox,
+        name: &str,
+        args: impl IntoIterator<Item = A>,
+        env: &[(&str, &str)],
+    ) -> Self {
+        let mut command = Command::new(built(name));
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if REMOVED_ENV.contains(&&*text) || REMOVED_ENV_PREFIXES.iter().any(|p| text.starts_with(p)) {

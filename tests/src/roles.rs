@@ -4,6 +4,7 @@ use crate::process::Process;
 use crate::sandbox::Sandbox;
 use crate::wait::START_TIMEOUT;
 use std::collections::HashMap;
+use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -30,6 +31,16 @@ pub struct WorkerOptions {
     pub slots: Option<u32>,
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
+}
+
+#[derive(Clone, Default)]
+pub struct TestWorkerOptions {
+    /// (queue, kind of work)
+    pub queues: Vec<(String, String)>,
+    pub name: String,
+    pub postgres: Option<String>,
+    pub slots: Option<u32>,
+    pub args: Vec<String>,
 }
 
 #[derive(Clone, Default)]
@@ -175,6 +186,31 @@ impl WorkerProc {
         Self { process, ready }
     }
 
+    /// The program `test-worker`: a worker on the library, see [`crate::work`].
+    pub async fn start_test_worker(
+        sandbox: &Sandbox,
+        routers: &[String],
+        options: TestWorkerOptions,
+    ) -> Self {
+        let mut args = vec!["--name".to_owned(), options.name];
+        for router in routers {
+            args.extend(["--router".to_owned(), router.clone()]);
+        }
+        for (queue, kind) in &options.queues {
+            args.extend(["--queue".to_owned(), format!("{queue}={kind}")]);
+        }
+        if let Some(slots) = options.slots {
+            args.extend(["--slots".to_owned(), slots.to_string()]);
+        }
+        if let Some(url) = options.postgres {
+            args.extend(["--postgres".to_owned(), url]);
+        }
+        args.extend(options.args);
+        let process = Process::built(sandbox, "test-worker", args, &[]);
+        let ready = ready(&process, "worker").await;
+        Self { process, ready }
+    }
+
     pub fn metrics_url(&self) -> String {
         self.ready.url("metrics")
     }
@@ -263,10 +299,15 @@ async fn start(
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();
     let process = Process::tidegate(sandbox, args, &env);
+    let ready = ready(&process, role).await;
+    (process, ready)
+}
+
+async fn ready(process: &Process, role: &str) -> Ready {
     let line = process
         .wait_for_line(&format!("ready role={role} "), START_TIMEOUT)
         .await;
-    (process, Ready::parse(&line))
+    Ready::parse(&line)
 }
 
 async fn metrics(ready: &Ready) -> String {
@@ -275,8 +316,17 @@ async fn metrics(ready: &Ready) -> String {
     body
 }
 
-/// A plain GET. HTTP/1.0, so that the answer is never chunked and ends with the connection.
+/// A GET that must be answered.
 pub async fn http_get(base_url: &str, path: &str) -> (u16, String) {
+    let answer = try_http_get(base_url, path).await;
+    answer.unwrap_or_else(|error| panic!("GET {base_url}{path}: {error}"))
+}
+
+/// A plain GET. HTTP/1.0, so that the answer is never chunked and ends with the connection.
+///
+/// # Errors
+/// No answer in ten seconds, or one that is none.
+pub async fn try_http_get(base_url: &str, path: &str) -> io::Result<(u16, String)> {
     let address = base_url.trim_start_matches("http://").trim_end_matches('/');
     let exchange = async {
         let mut stream = TcpStream::connect(address).await?;
@@ -285,20 +335,16 @@ pub async fn http_get(base_url: &str, path: &str) -> (u16, String) {
             .await?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await?;
-        std::io::Result::Ok(String::from_utf8_lossy(&answer).into_owned())
+        io::Result::Ok(String::from_utf8_lossy(&answer).into_owned())
     };
-    let answer = tokio::time::timeout(HTTP_TIMEOUT, exchange).await;
-    let answer = answer.unwrap_or_else(|_| panic!("GET {base_url}{path}: no answer in {HTTP_TIMEOUT:?}"));
-    let answer = answer.unwrap_or_else(|error| panic!("GET {base_url}{path}: {error}"));
+    let answer = tokio::time::timeout(HTTP_TIMEOUT, exchange).await??;
     let status = answer
         .split_whitespace()
         .nth(1)
         .and_then(|status| status.parse().ok());
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    (
-        status.unwrap_or_else(|| panic!("GET {base_url}{path} answered {answer:?}")),
-        body.to_owned(),
-    )
+    let status = status.ok_or_else(|| io::Error::other(format!("an answer without a status: {answer:?}")))?;
+    Ok((status, body.to_owned()))
 }
 
 fn strings(words: &[&str]) -> Vec<String> {

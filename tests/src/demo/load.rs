@@ -6,15 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::task::JoinSet;
-
 use super::{QUEUES, lane::Lane};
+use crate::load::{open_loop, poisson};
 
 const SEED: u64 = 17;
 const BURST: f64 = 3.0;
-/// Submits on their way at once; what comes while they all are waits in the producer.
-const SUBMITS_MAX: usize = 512;
-
 /// A job of one queue, at a time since the start.
 pub struct Arrival {
     pub at: Duration,
@@ -39,25 +35,11 @@ impl Plan {
             burst: part(0.42)..part(0.55),
             arrivals: Vec::new(),
         };
-        let mut rng = fastrand::Rng::with_seed(SEED);
         for (queue, load) in QUEUES.iter().enumerate() {
-            let mut at = 0.0;
-            loop {
-                let factor = if plan.burst.contains(&Duration::from_secs_f64(at)) {
-                    BURST
-                } else {
-                    1.0
-                };
-                // Poisson arrivals.
-                at += -(1.0 - rng.f64()).ln() / (load.per_second * factor);
-                if at >= length.as_secs_f64() {
-                    break;
-                }
-                plan.arrivals.push(Arrival {
-                    at: Duration::from_secs_f64(at),
-                    queue,
-                });
-            }
+            let rate = |at| if plan.burst.contains(&at) { BURST } else { 1.0 } * load.per_second;
+            let times = poisson(SEED + queue as u64, length, rate);
+            plan.arrivals
+                .extend(times.into_iter().map(|at| Arrival { at, queue }));
         }
         plan.arrivals.sort_by_key(|arrival| arrival.at);
         plan
@@ -76,33 +58,17 @@ impl Clock {
     pub fn elapsed(&self) -> Duration {
         self.0.get().map_or(Duration::ZERO, Instant::elapsed)
     }
-
-    pub async fn until(&self, at: Duration) {
-        tokio::time::sleep(at.saturating_sub(self.elapsed())).await;
-    }
 }
 
 /// Submits every arrival at its time; answers how many were acknowledged.
 pub async fn submit(lane: &Lane, plan: &Plan, clock: &Clock) -> usize {
-    let mut submits = JoinSet::new();
-    let mut acknowledged = 0;
-    for (number, arrival) in plan.arrivals.iter().enumerate() {
-        clock.until(arrival.at).await;
-        while submits.len() >= SUBMITS_MAX {
-            acknowledged += one(submits.join_next().await);
-        }
-        let client = lane.client.clone();
-        let submit = client.submit_raw(QUEUES[arrival.queue].name, format!("{{\"n\":{number}}}"));
-        submits.spawn(async move { submit.send().await.is_ok() });
-    }
-    while !submits.is_empty() {
-        acknowledged += one(submits.join_next().await);
-    }
-    acknowledged
-}
-
-fn one(joined: Option<Result<bool, tokio::task::JoinError>>) -> usize {
-    usize::from(matches!(joined, Some(Ok(true))))
+    let times: Vec<Duration> = plan.arrivals.iter().map(|arrival| arrival.at).collect();
+    let sent = open_loop(Instant::now() - clock.elapsed(), &times, |number| {
+        let queue = QUEUES[plan.arrivals[number].queue].name;
+        let submit = lane.client.submit_raw(queue, format!("{{\"n\":{number}}}"));
+        async move { submit.send().await.is_ok() }
+    });
+    sent.await.iter().filter(|sent| sent.answer).count()
 }
 
 #[cfg(test)]

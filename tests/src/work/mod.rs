@@ -1,0 +1,140 @@
+//! What the program `test-worker` runs: a worker on the library, whose handlers do what the tests need done, good and bad.
+//!
+//! `--queue email=noop` registers the queue `email` with one kind of work; see [`Work`]. A payload of `{"ms":250}` says how
+//! long it takes.
+
+mod database;
+
+use std::{net::SocketAddr, time::Duration};
+
+use async_trait::async_trait;
+use clap::Parser;
+use tidegate_chassis::{
+    CancellationToken,
+    admin::{Readiness, serve_metrics},
+    shutdown,
+    telemetry::{self, TelemetryOptions},
+};
+use tidegate_worker::{Delivery, Job, JobContext, JobError, Verdict, Worker};
+use tokio::net::TcpListener;
+
+use database::Database;
+pub use database::SCHEMA;
+
+/// Longer than any test: what is to end earlier is ended by somebody.
+const FOR_EVER: Duration = Duration::from_secs(600);
+
+#[derive(Parser)]
+#[command(name = "test-worker")]
+pub struct Args {
+    #[arg(long = "router", required = true)]
+    routers: Vec<String>,
+    #[arg(long = "controller")]
+    controllers: Vec<String>,
+    /// NAME=KIND
+    #[arg(long = "queue", required = true, value_parser = queue)]
+    queues: Vec<(String, Work)>,
+    #[arg(long, default_value_t = 64)]
+    slots: u32,
+    #[arg(long, default_value_t = 25)]
+    drain_seconds: u64,
+    /// Where the kind `postgres` does its work
+    #[arg(long, default_value = "")]
+    postgres: String,
+    #[arg(long, default_value = "test-worker")]
+    name: String,
+    #[arg(long, default_value = "127.0.0.1:0")]
+    metrics_listen: SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Work {
+    /// Succeeds at once
+    Noop,
+    /// Sleeps, then succeeds
+    Sleep,
+    /// Works inside Postgres, see [`SCHEMA`]
+    Postgres,
+    /// Computes for ever on a thread of the runtime
+    Loop,
+    Panic,
+    /// Waits for something that never comes
+    Never,
+    /// Takes its whole process with it
+    Abort,
+    /// Goes on for ever on a thread of its own, whatever it is told
+    Deaf,
+}
+
+fn queue(text: &str) -> Result<(String, Work), String> {
+    let (name, kind) = text.split_once('=').ok_or("NAME=KIND")?;
+    Ok((name.to_owned(), clap::ValueEnum::from_str(kind, true)?))
+}
+
+#[derive(serde::Deserialize, Default)]
+#[serde(default)]
+struct Payload {
+    ms: u64,
+}
+
+struct Handler {
+    work: Work,
+    database: Database,
+}
+
+#[async_trait]
+impl Delivery for Handler {
+    async fn deliver(&self, job: Job) -> Verdict {
+        let payload: Payload = serde_json::from_slice(&job.payload).unwrap_or_default();
+        let done = self.run(&job.context, Duration::from_millis(payload.ms)).await;
+        done.map_or_else(Verdict::from, |()| Verdict::succeeded("\"done\""))
+    }
+}
+
+impl Handler {
+    async fn run(&self, context: &JobContext, time: Duration) -> Result<(), JobError> {
+        match self.work {
+            Work::Noop => {}
+            Work::Sleep => tokio::time::sleep(time).await,
+            Work::Postgres => self.database.work(context, time).await?,
+            Work::Loop => loop {
+                std::hint::spin_loop();
+            },
+            Work::Panic => panic!("as it was told"),
+            Work::Abort => std::process::abort(),
+            Work::Never => std::future::pending().await,
+            Work::Deaf => context.run_blocking(|| std::thread::sleep(FOR_EVER)).await?,
+        }
+        Ok(())
+    }
+}
+
+/// Runs until SIGTERM.
+///
+/// # Errors
+/// As [`Worker::run_until`], and what kept it from starting.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let telemetry = telemetry::init("test-worker", TelemetryOptions::default())?;
+    let shutdown = shutdown::token_on_signals();
+    let listener = TcpListener::bind(args.metrics_listen).await?;
+    let metrics = listener.local_addr()?;
+    let serving = serve_metrics(
+        listener,
+        telemetry.metrics(),
+        Readiness::new(),
+        CancellationToken::new(),
+    );
+    tokio::spawn(serving);
+    let database = Database::connect(&args.postgres, &args.name, args.slots)?;
+    let mut worker = Worker::connect(args.routers, args.controllers)
+        .name(args.name)
+        .slots(args.slots)
+        .drain_timeout(Duration::from_secs(args.drain_seconds))
+        .on_connected(move |_| println!("ready role=worker metrics={metrics}"));
+    for (queue, work) in args.queues {
+        let database = database.clone();
+        worker = worker.deliver(queue, Handler { work, database });
+    }
+    worker.run_until(shutdown.cancelled_owned()).await?;
+    Ok(())
+}
