@@ -14,6 +14,7 @@ mod dev;
 mod examples;
 mod fences;
 mod harness;
+mod hold;
 mod probes;
 mod producer;
 mod readme;

@@ -143,9 +143,11 @@ async fn jobs_of_a_killed_worker_run_again_within_five_seconds_on_redis() {
     again_within_five_seconds(&sandbox, &redis.url()).await;
 }
 
+/// Fifty jobs in flight when it dies.
 async fn again_within_five_seconds(sandbox: &Sandbox, store: &str) {
+    const IN_FLIGHT: usize = 50;
     let app = App::start(|delivery| {
-        if delivery.attempt == 1 && delivery.number < 4 {
+        if delivery.number < IN_FLIGHT {
             Answer::ok().after(Duration::from_secs(60))
         } else {
             Answer::ok()
@@ -154,15 +156,17 @@ async fn again_within_five_seconds(sandbox: &Sandbox, store: &str) {
     let router = Router::start(sandbox, store, RouterOptions::default()).await;
     let urls = vec![router.grpc_url()];
     let doomed = WorkerProc::start(sandbox, &urls, &app.url(), &["email"], WorkerOptions::default()).await;
-    submit_all(&urls, "email", 4).await;
-    app.wait_for(4, PATIENCE).await;
+    let ids = submit_all(&urls, "email", IN_FLIGHT).await;
+    app.wait_for(IN_FLIGHT, PATIENCE).await;
     let _heir = WorkerProc::start(sandbox, &urls, &app.url(), &["email"], WorkerOptions::default()).await;
     doomed.process.kill9();
     let killed = Instant::now();
-    app.wait_for(8, PATIENCE).await;
+    app.wait_for(2 * IN_FLIGHT, PATIENCE).await;
     assert!(
         killed.elapsed() < Duration::from_secs(5),
         "took {:?}",
         killed.elapsed()
     );
+    all_succeed(&router.grpc_url(), &app, &ids).await;
+    assert_eq!(app.deliveries().len(), 2 * IN_FLIGHT);
 }

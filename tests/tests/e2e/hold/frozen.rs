@@ -1,0 +1,81 @@
+//! A worker that stands still longer than its leases, with statements at work in a database.
+
+use std::time::Duration;
+
+use tidegate_tests::{Cluster, PostgresOptions, Runs, Sandbox, eventually, sampler};
+
+use super::{PATIENCE, all_succeeded};
+use crate::producer::{new_job, try_batch};
+
+const CAP: i64 = 6;
+/// A ttl of 3 s: the margin is 0.6 s, so statements must not take 2.4 s.
+const POLICIES: &str = "[queues.pg]\ncosts = { pg-main = 1 }\ncap = 6\nretry_cap = 6\nlease_ttl = \"3s\"\n";
+const STATEMENT_TIMEOUT: &str = "ALTER ROLE app SET statement_timeout = '2s'";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_frozen_past_its_leases_records_nothing_and_no_session_is_above_the_cap() {
+    const JOBS: u64 = 60;
+    let sandbox = Sandbox::new();
+    let mut cluster = Cluster::builder()
+        .redis()
+        .postgres(PostgresOptions::default(), 50)
+        .policies(POLICIES)
+        .workers(1, Runs::work(&[("pg", "postgres")]))
+        .start(&sandbox)
+        .await;
+    let postgres = cluster.postgres.as_ref().expect("it was asked for");
+    postgres.must(STATEMENT_TIMEOUT).await;
+    let (client, url) = (cluster.client(), postgres.url());
+    let at_work = sampler::at_work(&url, "app");
+    let slots = sampler::slots(&client, "pg");
+    let jobs: Vec<_> = (0..JOBS)
+        .map(|_| new_job("pg", "{\"ms\":800}".to_owned()))
+        .collect();
+    try_batch(cluster.direct_urls().remove(0), &jobs)
+        .await
+        .expect("acknowledged");
+    eventually(PATIENCE, "the worker is at its cap", async || {
+        let runs = cluster
+            .postgres
+            .as_ref()?
+            .number("SELECT count(*) FROM runs")
+            .await;
+        (runs >= CAP).then_some(())
+    })
+    .await;
+    cluster.workers[0].process.freeze();
+    cluster.start_worker().await;
+    // Its leases end, their ghosts with them, and all of their jobs run again elsewhere.
+    let postgres = cluster.postgres.as_ref().expect("it was asked for");
+    let again = "SELECT count(*) FROM (SELECT job FROM runs GROUP BY job HAVING count(*) > 1) AS again";
+    eventually(PATIENCE, "the frozen worker's jobs run again", async || {
+        (postgres.number(again).await >= 1).then_some(())
+    })
+    .await;
+    cluster.workers[0].process.thaw();
+
+    all_succeeded(&client, "pg", JOBS).await;
+    let at_work = at_work.stop().await;
+    assert_eq!(at_work.never_above(CAP).highest(), Some(CAP));
+    assert_eq!(
+        slots.stop().await.never_above(CAP as u64).highest(),
+        Some(CAP as u64)
+    );
+    assert_eq!(
+        postgres.number("SELECT count(DISTINCT job) FROM runs").await,
+        JOBS as i64
+    );
+    assert!(
+        postgres.number(again).await <= CAP,
+        "only what the frozen worker held"
+    );
+    let router = cluster.routers[0].metrics().await;
+    let stale = sampler::metric(&router, "tidegate_stale_settles_total", "pg");
+    assert!(
+        stale >= Some(1.0),
+        "no settle of the frozen worker was refused: {stale:?}"
+    );
+    // It has survived, and works on.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(cluster.workers[0].process.exit_code(), None);
+}
