@@ -1,5 +1,7 @@
 //! Log lines, and the bridge from spans to OpenTelemetry.
 
+mod json;
+
 use std::io::IsTerminal;
 
 use anyhow::Context as _;
@@ -7,6 +9,7 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
@@ -48,6 +51,8 @@ pub(super) fn install(
             .with_tracer(provider.tracer(SCOPE))
             .with_location(false)
             .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false)
             .with_filter(filter_fn(is_traced))
     });
     tracing_subscriber::registry()
@@ -97,9 +102,8 @@ where
     };
     if json {
         return fmt::layer()
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
+            .fmt_fields(JsonFields::new())
+            .event_format(json::Json)
             .with_writer(writer)
             .boxed();
     }

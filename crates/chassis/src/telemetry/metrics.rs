@@ -1,5 +1,7 @@
 //! One meter provider with a Prometheus reader, and an OTLP reader when there is a collector.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Meter, MeterProvider as _};
@@ -8,7 +10,8 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::{Aggregation, Instrument, InstrumentKind, SdkMeterProvider, Stream};
 use prometheus::{Registry, TextEncoder};
 
-use super::SCOPE;
+use super::otlp::Counts;
+use super::{SCOPE, metric};
 
 /// Bucket bounds of every duration histogram, in seconds: those of OpenTelemetry's messaging conventions.
 pub const DURATION_BUCKETS_S: [f64; 14] = [
@@ -77,9 +80,22 @@ impl Metrics {
     /// `tidegate_build_info{version} 1`.
     pub(super) fn register_build_info(&self, version: &'static str) {
         self.meter()
-            .u64_observable_gauge("tidegate_build_info")
-            .with_description("Always 1; the label is the running version")
+            .u64_observable_gauge(metric::BUILD_INFO.name)
+            .with_description(metric::BUILD_INFO.help)
             .with_callback(move |observer| observer.observe(1, &[KeyValue::new("version", version)]))
+            .build();
+    }
+
+    /// `tidegate_telemetry_spans_total{outcome}`: what became of the spans of this process.
+    pub(super) fn register_spans(&self, counts: Arc<Counts>) {
+        self.meter()
+            .u64_observable_counter(metric::TELEMETRY_SPANS.name)
+            .with_description(metric::TELEMETRY_SPANS.help)
+            .with_callback(move |observer| {
+                for (outcome, count) in counts.read() {
+                    observer.observe(count, &[KeyValue::new("outcome", outcome)]);
+                }
+            })
             .build();
     }
 }

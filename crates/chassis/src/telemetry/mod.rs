@@ -6,21 +6,25 @@
 //! which is the operator's port and not the SDK's.
 
 mod log;
+pub mod metric;
 mod metrics;
 mod otlp;
 pub mod trace;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use opentelemetry::KeyValue as Attribute;
 use opentelemetry::global;
+use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 
 pub use log::{LogFormat, LogOutput};
+pub use metric::Metric;
 pub use metrics::{DURATION_BUCKETS_S, Metrics};
 // What users of `meter()` need, so that no other crate depends on OpenTelemetry.
 pub use opentelemetry::KeyValue;
@@ -71,9 +75,10 @@ pub fn init(service: &'static str, opts: TelemetryOptions) -> anyhow::Result<Tel
     let version = opts.version.unwrap_or(env!("CARGO_PKG_VERSION"));
     let resource = resource(service, version, env);
 
+    let spans = Arc::default();
     let tracer_provider = plan
         .traces
-        .then(|| otlp::tracer_provider(resource.clone()))
+        .then(|| otlp::tracer_provider(resource.clone(), Arc::clone(&spans)))
         .transpose()
         .context("OTLP trace export")?;
     log::install(&opts, tracer_provider.as_ref())?;
@@ -85,11 +90,15 @@ pub fn init(service: &'static str, opts: TelemetryOptions) -> anyhow::Result<Tel
         .context("OTLP metric export")?;
     let metrics = Metrics::new(resource, exporter)?;
     metrics.register_build_info(version);
+    if plan.traces {
+        metrics.register_spans(spans);
+    }
 
     global::set_text_map_propagator(TraceContextPropagator::new());
     global::set_meter_provider(metrics.provider().clone());
     if let Some(provider) = &tracer_provider {
         global::set_tracer_provider(provider.clone());
+        trace::install(provider.tracer(SCOPE));
     }
     Ok(Telemetry {
         metrics,
@@ -172,15 +181,17 @@ fn resource(service: &'static str, version: &'static str, env: impl Fn(&str) -> 
             .filter_map(|pair| pair.split_once('='))
             .any(|(name, _)| name.trim() == key)
     };
-    let named = env("OTEL_SERVICE_NAME").is_some_and(|name| !name.is_empty());
+    // It wins over the list, which the SDK's own detectors get wrong.
+    let named = env("OTEL_SERVICE_NAME");
+    let is_named = named.is_some();
     let ours = [
-        ("service.name", service.to_owned()),
+        ("service.name", named.unwrap_or_else(|| service.to_owned())),
         ("service.instance.id", uuid::Uuid::new_v4().to_string()),
         ("service.version", version.to_owned()),
     ];
     let ours = ours
         .into_iter()
-        .filter(|(key, _)| !(is_set(key) || named && *key == "service.name"))
+        .filter(|(key, _)| !is_set(key) || is_named && *key == "service.name")
         .map(|(key, value)| Attribute::new(key, value));
     Resource::builder().with_attributes(ours).build()
 }
@@ -202,11 +213,12 @@ mod tests {
                 .map(|value| value.to_string())
         };
         assert_eq!(name(&[]).as_deref(), Some("tidegate-router"));
+        const BOTH: &[(&str, &str)] = &[
+            ("OTEL_SERVICE_NAME", "x"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "service.name=y"),
+        ];
+        assert_eq!(name(BOTH).as_deref(), Some("x"));
         // The SDK's own detector reads the process's environment, so here it is only not overwritten.
-        assert_ne!(
-            name(&[("OTEL_SERVICE_NAME", "x")]).as_deref(),
-            Some("tidegate-router")
-        );
         let listed = name(&[("OTEL_RESOURCE_ATTRIBUTES", "a=b, service.name=x")]);
         assert_ne!(listed.as_deref(), Some("tidegate-router"));
     }

@@ -1,11 +1,24 @@
 //! Which signals go to an OTLP collector, and their exporters.
 //!
-//! The exporters read endpoint, headers, timeout, compression, certificates and intervals from `OTEL_*`
-//! themselves; the SDK does not read the switches below, so they are read here.
+//! The exporters read endpoint, headers, timeout, compression and intervals from `OTEL_*` themselves. What neither they
+//! nor the SDK read is read here: which signals, the sampler, certificates, and some limits.
 
-use opentelemetry_otlp::{MetricExporter, SpanExporter};
+mod bounded;
+mod limits;
+mod tls;
+
+use std::sync::Arc;
+
+use anyhow::bail;
+use opentelemetry_otlp::{MetricExporter, SpanExporter, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+
+use self::bounded::Bounded;
+pub(super) use self::bounded::Counts;
+use self::limits::Limits;
+use super::env;
+use super::trace::{ByLineage, Ids};
 
 /// What is exported.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,7 +28,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// A signal is exported when it or all signals have an endpoint, unless it is switched off.
+    /// A signal is exported when it or all signals have an endpoint, or it is switched on by name, unless it is switched
+    /// off. (By the specification it would be exported to localhost without any of that: not where nobody asked for it.)
     pub(super) fn from_env(env: impl Fn(&str) -> Option<String>) -> Self {
         let get = |name: &str| {
             env(name)
@@ -28,8 +42,8 @@ impl Plan {
                 .or_else(|| get("OTEL_EXPORTER_OTLP_ENDPOINT"));
             let exporter = get(&format!("OTEL_{signal}_EXPORTER"));
             // The variable is a list; `none` or `prometheus` alone means no OTLP.
-            let otlp = exporter.is_none_or(|list| list.split(',').any(|item| item.trim() == "otlp"));
-            !disabled && endpoint.is_some() && otlp
+            let named = exporter.map(|list| list.split(',').any(|item| item.trim() == "otlp"));
+            !disabled && named.unwrap_or(endpoint.is_some())
         };
         Self {
             traces: wanted("TRACES"),
@@ -42,17 +56,53 @@ impl Plan {
     }
 }
 
-/// Batches spans to the collector; sampler and limits from `OTEL_TRACES_SAMPLER` and such.
-pub(super) fn tracer_provider(resource: Resource) -> anyhow::Result<SdkTracerProvider> {
-    let exporter = SpanExporter::builder().with_tonic().build()?;
-    Ok(SdkTracerProvider::builder()
+/// Batches spans to the collector. `counts` says how they fared.
+pub(super) fn tracer_provider(resource: Resource, counts: Arc<Counts>) -> anyhow::Result<SdkTracerProvider> {
+    check_protocol("TRACES", env)?;
+    let mut exporter = SpanExporter::builder().with_tonic();
+    if let Some(tls) = tls::from_env("TRACES", env)? {
+        exporter = exporter.with_tls_config(tls);
+    }
+    let limits = Limits::from_env(env)?;
+    let spans = Bounded::new(exporter.build()?, &limits, counts);
+    let provider = SdkTracerProvider::builder()
         .with_resource(resource)
-        .with_batch_exporter(exporter)
-        .build())
+        .with_sampler(ByLineage::from_env(env)?)
+        .with_id_generator(Ids::default())
+        .with_span_processor(spans);
+    Ok(limits.set(provider).build())
 }
 
 pub(super) fn metric_exporter() -> anyhow::Result<MetricExporter> {
-    Ok(MetricExporter::builder().with_tonic().build()?)
+    check_protocol("METRICS", env)?;
+    let mut exporter = MetricExporter::builder().with_tonic();
+    if let Some(tls) = tls::from_env("METRICS", env)? {
+        exporter = exporter.with_tls_config(tls);
+    }
+    Ok(exporter.build()?)
+}
+
+/// The variable of the signal, or else of all signals.
+fn of_signal(signal: &str, name: &str, env: impl Fn(&str) -> Option<String>) -> Option<(String, String)> {
+    let names = [
+        format!("OTEL_EXPORTER_OTLP_{signal}_{name}"),
+        format!("OTEL_EXPORTER_OTLP_{name}"),
+    ];
+    names
+        .into_iter()
+        .find_map(|name| env(&name).map(|value| (name, value)))
+}
+
+/// Only gRPC is built in; to send it to a port that speaks something else would lose everything without a word.
+fn check_protocol(signal: &str, env: impl Fn(&str) -> Option<String>) -> anyhow::Result<()> {
+    match of_signal(signal, "PROTOCOL", env) {
+        Some((name, protocol)) if protocol != "grpc" => {
+            bail!(
+                "{name}={protocol}: export is by grpc only; set it to grpc and the endpoint to that port (4317)"
+            )
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -83,5 +133,33 @@ mod tests {
         );
         assert_eq!(plan(&[ALL, ("OTEL_TRACES_EXPORTER", "none")]), (false, true));
         assert_eq!(plan(&[ALL, ("OTEL_SDK_DISABLED", "TRUE")]), (false, false));
+        assert_eq!(
+            plan(&[("OTEL_METRICS_EXPORTER", "prometheus,otlp")]),
+            (false, true)
+        );
+    }
+
+    #[test]
+    fn a_protocol_that_is_not_built_in_is_refused() {
+        let check = |name: &'static str, value: &'static str| {
+            check_protocol("TRACES", move |asked| (asked == name).then(|| value.to_owned()))
+        };
+        assert!(check("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc").is_ok());
+        assert!(
+            check("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/json").is_ok(),
+            "not this signal's"
+        );
+        for name in [
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+        ] {
+            let error = check(name, "http/protobuf").expect_err("not built in");
+            assert!(
+                error
+                    .to_string()
+                    .starts_with(&format!("{name}=http/protobuf: export is by grpc")),
+                "{error}"
+            );
+        }
     }
 }

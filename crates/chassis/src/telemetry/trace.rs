@@ -3,15 +3,21 @@
 //! A job's spans are linked, not parented: a job may run hours after its submit and many times, and one trace
 //! that spans all of it can be neither sampled nor read.
 
+mod context;
+mod ids;
+mod sampler;
+mod work;
+
 use opentelemetry::Context;
-use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
-use opentelemetry::trace::{SpanContext, TraceContextExt};
-use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry::trace::{FutureExt, TraceContextExt};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-const TRACEPARENT: &str = "traceparent";
-const TRACESTATE: &str = "tracestate";
+pub use context::TraceContext;
+pub(super) use ids::Ids;
+pub(super) use sampler::ByLineage;
+pub(super) use work::install;
+pub use work::{LINKS_MAX, Since, Work, WorkSpan, is_on};
 
 /// `traceparent` and `tracestate` of the current span; `None` when tracing is off.
 pub fn current_traceparent() -> Option<(String, Option<String>)> {
@@ -20,65 +26,40 @@ pub fn current_traceparent() -> Option<(String, Option<String>)> {
 
 /// The same for a span at hand.
 pub fn traceparent_of(span: &Span) -> Option<(String, Option<String>)> {
-    let mut carrier = Carrier::default();
-    TraceContextPropagator::new().inject_context(&span.context(), &mut carrier);
-    let state = carrier.state.filter(|state| !state.is_empty());
-    Some((carrier.parent?, state))
+    Some(TraceContext::of(span)?.texts())
 }
 
 /// Links `span` to a remote span (submit, previous attempt). Texts that are not trace context do nothing.
 pub fn link_remote(span: &Span, traceparent: &str, tracestate: Option<&str>) {
-    if let Some(remote) = remote(traceparent, tracestate) {
-        span.add_link(remote);
+    if let Some(remote) = TraceContext::parse(traceparent, tracestate) {
+        link(span, &remote);
     }
+}
+
+/// Links `span` to another one. A sampler sees only links made before the span begins.
+pub fn link(span: &Span, to: &TraceContext) {
+    span.add_link(to.span_context().clone());
 }
 
 /// Makes a remote span (the caller of an RPC) the parent of `span`, which must not have been entered yet.
 pub fn set_remote_parent(span: &Span, traceparent: &str, tracestate: Option<&str>) {
-    if let Some(remote) = remote(traceparent, tracestate) {
+    if let Some(remote) = TraceContext::parse(traceparent, tracestate) {
         // An error means that tracing is off or the span has begun: it then keeps the parent that it has.
-        let _ = span.set_parent(Context::new().with_remote_span_context(remote));
+        let _ = span.set_parent(Context::new().with_remote_span_context(remote.span_context().clone()));
     }
 }
 
-fn remote(traceparent: &str, tracestate: Option<&str>) -> Option<SpanContext> {
-    let carrier = Carrier {
-        parent: Some(traceparent.to_owned()),
-        state: tracestate.map(str::to_owned),
-    };
-    let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &carrier);
-    let remote = context.span().span_context().clone();
-    remote.is_valid().then_some(remote)
+/// Runs `future` as a part of the span `of`, in this process or another one.
+pub async fn within<F: Future>(of: Option<TraceContext>, future: F) -> F::Output {
+    let context = of.map_or_else(Context::new, |of| {
+        Context::new().with_remote_span_context(of.span_context().clone())
+    });
+    future.with_context(context).await
 }
 
-#[derive(Default)]
-struct Carrier {
-    parent: Option<String>,
-    state: Option<String>,
-}
-
-impl Injector for Carrier {
-    fn set(&mut self, key: &str, value: String) {
-        match key {
-            TRACEPARENT => self.parent = Some(value),
-            TRACESTATE => self.state = Some(value),
-            _ => {}
-        }
-    }
-}
-
-impl Extractor for Carrier {
-    fn get(&self, key: &str) -> Option<&str> {
-        match key {
-            TRACEPARENT => self.parent.as_deref(),
-            TRACESTATE => self.state.as_deref(),
-            _ => None,
-        }
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        vec![TRACEPARENT, TRACESTATE]
-    }
+/// Begins `span`, a root that has not been entered yet, as [`TraceContext::derived`] of the same subject and number.
+pub fn begin_as(span: &Span, subject: &str, number: u64) -> Option<TraceContext> {
+    ids::with_derived(subject, number, || TraceContext::of(span))
 }
 
 #[cfg(test)]
