@@ -170,7 +170,7 @@ impl Core {
     /// Another controller is in force. It is left alone: its orders end by themselves once it is gone.
     fn yield_to(&mut self, who: String, now: Now) {
         if self.conflict.as_ref().is_none_or(|(known, _)| *known != who) {
-            tracing::error!("another controller leads: {who}");
+            tracing::error!(who, "another controller leads");
             self.refusals += 1;
         }
         self.conflict = Some((who, now.mono_ms));

@@ -24,8 +24,10 @@ mod owner;
 mod probes;
 mod run;
 mod status;
+mod trace;
 mod tuning;
 mod wire;
 
 pub use config::{ControllerArgs, ControllerConfig, ControllerFile};
+pub use metrics::METRICS;
 pub use run::{Host, Ready, RunError, run, run_on};

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use tidegate_chassis::telemetry::{Counter, Gauge, KeyValue, Meter};
+use tidegate_chassis::metrics;
+use tidegate_chassis::telemetry::{Counter, Gauge, KeyValue, Meter, Metric};
 
 use crate::core::{
     FleetView, Trust,
@@ -14,6 +15,76 @@ const QUEUES_LABELLED_MAX: usize = 500;
 /// The label of queues beyond that. No queue can be named so.
 const OTHER_QUEUES: &str = "(other)";
 
+metrics! {
+    TARGET = Metric::gauge(
+        "tidegate_concurrency_target",
+        &["queue"],
+        "Jobs of the queue that should run: at a worker its own, at a controller the sum over the workers",
+    );
+    WANTED = Metric::gauge(
+        "tidegate_concurrency_wanted",
+        &["queue"],
+        "Jobs of the queue that should run if the fleet had the slots",
+    );
+    CAP = Metric::gauge(
+        "tidegate_concurrency_cap",
+        &["queue"],
+        "Jobs of the queue that may run over the fleet; no series: unlimited",
+    );
+    LIMIT = Metric::gauge("tidegate_concurrency_limit", &["queue"], "Ceiling of the policy");
+    RUNNING = Metric::gauge(
+        "tidegate_concurrency_running",
+        &["queue"],
+        "Jobs that run: at a worker its own, elsewhere slots in use over the fleet, ghosts of lost leases included",
+    );
+    INPUT = Metric::gauge(
+        "tidegate_control_input",
+        &["queue", "signal"],
+        "The numbers that the queue's last decision rests on",
+    );
+    DECISIONS = Metric::counter(
+        "tidegate_control_decisions",
+        &["queue", "reason"],
+        "Changes of cap or target",
+    );
+    LAST_TICK = Metric::timestamp(
+        "tidegate_control_last_tick_timestamp",
+        &[],
+        "When the loop last turned",
+    );
+    IN_USE = Metric::gauge(
+        "tidegate_resource_in_use",
+        &["resource", "by"],
+        "Units in use: by jobs, and by all where that is measured",
+    );
+    BUDGET = Metric::gauge("tidegate_resource_budget", &["resource"], "Units that jobs may use");
+    PROBE = Metric::gauge(
+        "tidegate_resource_probe_state",
+        &["resource", "state"],
+        "1 for how far the probe of a resource is believed: waiting, good, held, distrusted",
+    );
+    WORKERS = Metric::gauge(
+        "tidegate_workers_connected",
+        &[],
+        "Workers connected to this service",
+    );
+    DESIRED_SLOTS = Metric::gauge(
+        "tidegate_desired_slots",
+        &[],
+        "Slots that the queues want together: what a fleet should grow to",
+    );
+    REFUSALS = Metric::gauge(
+        "tidegate_control_refusals",
+        &[],
+        "Times that a node obeyed another controller, since the start",
+    );
+    DROPPED = Metric::counter(
+        "tidegate_control_nodes_dropped",
+        &[],
+        "Streams that were closed because they were not read",
+    );
+}
+
 /// See the [module](self). Used by the owner alone.
 pub struct Metrics {
     target: Gauge<u64>,
@@ -23,7 +94,7 @@ pub struct Metrics {
     running: Gauge<u64>,
     input: Gauge<f64>,
     decisions: Counter<u64>,
-    last_tick: Gauge<u64>,
+    last_tick: Gauge<f64>,
     in_use: Gauge<u64>,
     budget: Gauge<u64>,
     probe: Gauge<u64>,
@@ -36,57 +107,22 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn new(meter: &Meter) -> Self {
-        let gauge =
-            |name: &'static str, text: &'static str| meter.u64_gauge(name).with_description(text).build();
-        let counter =
-            |name: &'static str, text: &'static str| meter.u64_counter(name).with_description(text).build();
         Self {
-            target: gauge("tidegate_concurrency_target", "Sum of the targets of the workers"),
-            wanted: gauge(
-                "tidegate_concurrency_wanted",
-                "What the queue should run if the fleet had the slots",
-            ),
-            cap: gauge(
-                "tidegate_concurrency_cap",
-                "Cap as far as the store has acknowledged it",
-            ),
-            limit: gauge("tidegate_concurrency_limit", "Ceiling of the policy"),
-            running: gauge("tidegate_concurrency_running", "Running, by the store"),
-            input: meter
-                .f64_gauge("tidegate_control_input")
-                .with_description("Signals of the last tick")
-                .build(),
-            decisions: counter(
-                "tidegate_control_decisions",
-                "Changes of cap or target, by reason",
-            ),
-            last_tick: meter
-                .u64_gauge("tidegate_control_last_tick_timestamp")
-                .with_unit("s")
-                .with_description("When the loop last turned")
-                .build(),
-            in_use: gauge(
-                "tidegate_resource_in_use",
-                "Units in use: by jobs, and by everybody where it is measured",
-            ),
-            budget: gauge("tidegate_resource_budget", "Units that jobs may use"),
-            probe: gauge(
-                "tidegate_resource_probe_state",
-                "1 for how far the probe of a resource is believed: waiting, good, held, distrusted",
-            ),
-            workers: gauge(
-                "tidegate_workers_connected",
-                "Workers that report to this controller",
-            ),
-            desired_slots: gauge("tidegate_desired_slots", "Slots that the queues want together"),
-            refusals: gauge(
-                "tidegate_control_refusals",
-                "Times that a node obeyed another controller, since the start",
-            ),
-            dropped: counter(
-                "tidegate_control_nodes_dropped",
-                "Streams that were closed because they were not read",
-            ),
+            target: TARGET.u64_gauge(meter),
+            wanted: WANTED.u64_gauge(meter),
+            cap: CAP.u64_gauge(meter),
+            limit: LIMIT.u64_gauge(meter),
+            running: RUNNING.u64_gauge(meter),
+            input: INPUT.f64_gauge(meter),
+            decisions: DECISIONS.u64_counter(meter),
+            last_tick: LAST_TICK.f64_gauge(meter),
+            in_use: IN_USE.u64_gauge(meter),
+            budget: BUDGET.u64_gauge(meter),
+            probe: PROBE.u64_gauge(meter),
+            workers: WORKERS.u64_gauge(meter),
+            desired_slots: DESIRED_SLOTS.u64_gauge(meter),
+            refusals: REFUSALS.u64_gauge(meter),
+            dropped: DROPPED.u64_counter(meter),
             labelled: BTreeSet::new(),
         }
     }
@@ -111,7 +147,7 @@ impl Metrics {
 
     /// After a tick.
     pub fn show(&mut self, fleet: &FleetView, wall_ms: u64) {
-        self.last_tick.record(wall_ms / 1_000, &[]);
+        self.last_tick.record(wall_ms as f64 / 1_000.0, &[]);
         self.refusals.record(fleet.refusals, &[]);
         let workers = fleet
             .nodes

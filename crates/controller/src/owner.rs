@@ -9,6 +9,7 @@ use tidegate_chassis::{
     CancellationToken,
     admin::Readiness,
     clock::{self, Monotonic},
+    telemetry::trace::{Since, WorkSpan},
 };
 use tidegate_protocol::v1;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -21,7 +22,7 @@ use crate::{
     },
     metrics::Metrics,
     status::Refusal,
-    wire,
+    trace, wire,
 };
 
 /// Events that wait for the owner. Each takes microseconds; more waiting means that it is stuck, and senders wait then.
@@ -114,6 +115,8 @@ pub struct Owner {
     clock: Monotonic,
     metrics: Metrics,
     readiness: Readiness,
+    /// The span of the tick that is being carried out.
+    tick: Option<WorkSpan>,
 }
 
 impl Owner {
@@ -134,6 +137,7 @@ impl Owner {
             clock,
             metrics,
             readiness,
+            tick: None,
         };
         (owner, handle)
     }
@@ -148,9 +152,11 @@ impl Owner {
                 biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {
-                    let now = self.now();
+                    let (now, since) = (self.now(), Since::now());
                     self.core.tick(now);
+                    self.tick = trace::tick(&self.core.view(now), since);
                     self.carry_out();
+                    self.tick = None;
                     self.metrics.show(&self.core.view(now), now.wall_ms);
                 }
                 event = self.mailbox.recv() => {
@@ -242,6 +248,8 @@ impl Owner {
             "decided"
         );
         self.metrics.decided(&decision);
+        let tick = self.tick.as_ref().map(WorkSpan::context);
+        trace::decision(&decision, tick.as_ref());
         // Nobody watching is the usual case.
         let _ = self.decisions.send(decision);
     }

@@ -7,8 +7,11 @@
 
 use std::{future::Future, sync::Arc};
 
+use tidegate_chassis::telemetry::trace::{Since, TraceContext};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+
+use crate::trace::{self, StoreCalls};
 
 /// The budget is counted in this many bytes, so that it fits a semaphore's permits.
 const BYTES_PER_PERMIT: usize = 1024;
@@ -39,6 +42,8 @@ pub enum NotTried {
 
 struct Group<T, R> {
     items: Vec<T>,
+    /// The caller's span, where it is kept.
+    span: Option<TraceContext>,
     bytes: usize,
     reply: oneshot::Sender<Vec<R>>,
     _room: OwnedSemaphorePermit,
@@ -72,6 +77,7 @@ impl<T, R> Batcher<T, R> {
         self.queue
             .try_send(Group {
                 items,
+                span: trace::current(),
                 bytes,
                 reply,
                 _room: room,
@@ -88,6 +94,7 @@ impl<T, R> Batcher<T, R> {
 /// then worked off.
 pub fn batcher<T, R, F, Fut>(
     bounds: Bounds,
+    calls: StoreCalls,
     stop: CancellationToken,
     op: F,
 ) -> (Batcher<T, R>, impl Future<Output = ()> + Send + 'static)
@@ -99,12 +106,13 @@ where
 {
     let (queue, groups) = mpsc::channel(bounds.queued_max);
     let room = Arc::new(Semaphore::new(bounds.queued_bytes_max.div_ceil(BYTES_PER_PERMIT)));
-    (Batcher { queue, room }, own(groups, bounds, stop, op))
+    (Batcher { queue, room }, own(groups, bounds, calls, stop, op))
 }
 
 async fn own<T, R, F, Fut>(
     mut groups: mpsc::Receiver<Group<T, R>>,
     bounds: Bounds,
+    calls: StoreCalls,
     stop: CancellationToken,
     op: F,
 ) where
@@ -127,11 +135,17 @@ async fn own<T, R, F, Fut>(
                 }
             },
         };
-        let (items, replies) = gather(first, &mut groups, &mut left_over, bounds);
+        let Batch {
+            items,
+            replies,
+            spans,
+        } = gather(first, &mut groups, &mut left_over, bounds);
         if items.is_empty() {
             continue;
         }
+        let (size, since) = (items.len(), Since::now());
         let mut results = op(items).await.into_iter();
+        spans.iter().for_each(|span| calls.done(span, size, since));
         for (reply, count) in replies {
             // Nobody listening any more is fine: the caller was told (or will find out) that the outcome is unknown.
             let _ = reply.send(results.by_ref().take(count).collect());
@@ -139,7 +153,12 @@ async fn own<T, R, F, Fut>(
     }
 }
 
-type Replies<R> = Vec<(oneshot::Sender<Vec<R>>, usize)>;
+struct Batch<T, R> {
+    items: Vec<T>,
+    replies: Vec<(oneshot::Sender<Vec<R>>, usize)>,
+    /// Whose items these are.
+    spans: Vec<TraceContext>,
+}
 
 /// Takes groups while they fit. One that does not fit is the first of the next batch; a single group may be as large as
 /// its caller made it.
@@ -148,9 +167,9 @@ fn gather<T, R>(
     groups: &mut mpsc::Receiver<Group<T, R>>,
     left_over: &mut Option<Group<T, R>>,
     bounds: Bounds,
-) -> (Vec<T>, Replies<R>) {
+) -> Batch<T, R> {
     let mut items = Vec::new();
-    let mut replies = Vec::new();
+    let (mut replies, mut spans) = (Vec::new(), Vec::new());
     let mut bytes = 0;
     let mut next = Some(first);
     while let Some(group) = next {
@@ -165,13 +184,18 @@ fn gather<T, R>(
             bytes += group.bytes;
             replies.push((group.reply, group.items.len()));
             items.extend(group.items);
+            spans.extend(group.span);
         }
         if items.len() >= bounds.items_max || bytes >= bounds.bytes_max {
             break;
         }
         next = groups.try_recv().ok();
     }
-    (items, replies)
+    Batch {
+        items,
+        replies,
+        spans,
+    }
 }
 
 #[cfg(test)]

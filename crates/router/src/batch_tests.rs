@@ -13,6 +13,11 @@ const BOUNDS: Bounds = Bounds {
     skip_abandoned: true,
 };
 
+const CALLS: StoreCalls = StoreCalls {
+    system: "memory",
+    op: "test",
+};
+
 type Calls = Arc<Mutex<Vec<Vec<u32>>>>;
 
 /// A batcher whose calls wait for `gate`, and the sizes of the calls it made.
@@ -20,7 +25,7 @@ fn gated(bounds: Bounds) -> (Batcher<u32, u32>, Arc<Notify>, Calls, Tasks) {
     let tasks = Tasks::new(CancellationToken::new());
     let gate = Arc::new(Notify::new());
     let calls = Arc::new(Mutex::new(Vec::new()));
-    let (batcher, owner) = batcher(bounds, tasks.shutdown(), {
+    let (batcher, owner) = batcher(bounds, CALLS, tasks.shutdown(), {
         let (gate, calls) = (gate.clone(), calls.clone());
         move |items: Vec<u32>| {
             let (gate, calls) = (gate.clone(), calls.clone());

@@ -18,7 +18,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use tidegate_chassis::CancellationToken;
+use tidegate_chassis::{CancellationToken, telemetry::trace::Since};
 use tidegate_protocol::domain::{Incarnation, QueueName, Session};
 use tidegate_store::{Grants, JobStore, LeaseRequest, StoreEvent, StoreResult};
 use tokio::{
@@ -33,6 +33,7 @@ use crate::{
     condition::Condition,
     lease::{Ending, Outbox},
     metrics::Metrics,
+    trace::StoreCalls,
 };
 
 /// Messages of all streams that wait for the dispatcher; a full queue slows the streams down, which slows their workers.
@@ -94,6 +95,7 @@ impl Dispatch {
 /// The owner; see the [module](self).
 pub struct Dispatcher {
     store: Arc<dyn JobStore>,
+    calls: StoreCalls,
     condition: Arc<Condition>,
     catalog: Arc<Catalog>,
     metrics: Arc<Metrics>,
@@ -123,12 +125,14 @@ struct QueueClock {
 struct Flight {
     requests: Vec<LeaseRequest>,
     counters: HashMap<Session, u64>,
+    since: Since,
     answers: BoxFuture<'static, Vec<StoreResult<Grants>>>,
 }
 
 impl Dispatcher {
     pub fn new(
         store: Arc<dyn JobStore>,
+        calls: StoreCalls,
         condition: Arc<Condition>,
         catalog: Arc<Catalog>,
         metrics: Arc<Metrics>,
@@ -138,6 +142,7 @@ impl Dispatcher {
         let events = store.subscribe();
         let dispatcher = Self {
             store,
+            calls,
             condition,
             catalog,
             metrics,
@@ -166,7 +171,7 @@ impl Dispatcher {
                 () = draining.cancelled() => break,
                 answers = landing(&mut flight) => {
                     if let Some(landed) = flight.take() {
-                        self.land(landed.requests, &landed.counters, answers);
+                        self.land(landed.requests, &landed.counters, landed.since, answers);
                     }
                 }
                 _ = self.commands.recv_many(&mut inbox, COMMANDS_PER_TURN) => {
@@ -228,6 +233,7 @@ impl Dispatcher {
         Some(Flight {
             requests,
             counters,
+            since: Since::now(),
             answers,
         })
     }

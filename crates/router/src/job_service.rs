@@ -11,7 +11,7 @@ mod watching;
 use std::sync::Arc;
 
 use tidegate_chassis::CancellationToken;
-use tidegate_chassis::tasks::Group;
+use tidegate_chassis::{tasks::Group, telemetry::trace::Since};
 use tidegate_protocol::{
     convert::{self, Invalid},
     domain::{Job, JobId},
@@ -26,8 +26,13 @@ pub(crate) use pages::{page_size, wrong_token};
 pub use watching::WATCHERS_MAX;
 
 use crate::{
-    admission::Admission, catalog::Catalog, condition::Condition, metrics::Metrics, pipes::Pipes,
-    status::Refusal, waiters::Waiters,
+    admission::Admission,
+    catalog::Catalog,
+    condition::Condition,
+    metrics::{Metrics, Operation},
+    pipes::Pipes,
+    status::Refusal,
+    waiters::Waiters,
 };
 
 /// Reads and actions at once over all callers: operators and consoles, not the hot path. More would only queue in the
@@ -92,6 +97,12 @@ impl Jobs {
             .ok_or_else(|| Refusal::job_not_found(id))
     }
 
+    fn submitted(&self, since: Since, refusal: Option<&Refusal>) {
+        let error_type = refusal.map(Refusal::reason);
+        self.metrics
+            .operation(Operation::Submit, since.seconds(), error_type);
+    }
+
     fn wire(&self, job: Job) -> v1::Job {
         let max_attempts = self.catalog.max_attempts(&job.id.queue);
         convert::job(job, max_attempts)
@@ -104,14 +115,20 @@ impl v1::job_service_server::JobService for Jobs {
         &self,
         request: Request<v1::SubmitJobRequest>,
     ) -> Result<Response<v1::SubmitJobResponse>, Status> {
-        Ok(Response::new(self.submit_one(request).await?))
+        let since = Since::now();
+        let answer = self.submit_one(request).await;
+        self.submitted(since, answer.as_ref().err());
+        Ok(Response::new(answer?))
     }
 
     async fn submit_jobs(
         &self,
         request: Request<v1::SubmitJobsRequest>,
     ) -> Result<Response<v1::SubmitJobsResponse>, Status> {
-        Ok(Response::new(self.submit_many(request).await?))
+        let since = Since::now();
+        let answer = self.submit_many(request).await;
+        self.submitted(since, answer.as_ref().err());
+        Ok(Response::new(answer?))
     }
 
     async fn get_job(

@@ -34,9 +34,11 @@ pub mod policies;
 mod queue_service;
 mod run;
 mod status;
+mod trace;
 mod waiters;
 mod watch;
 mod window;
 
 pub use config::{RouterArgs, RouterConfig, RouterFile};
+pub use metrics::METRICS;
 pub use run::{Host, Ready, RunError, run, run_on, serve};

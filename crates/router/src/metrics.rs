@@ -1,29 +1,47 @@
 //! The router's instruments, by the names of the conventions. Queue names come from callers, so the number of label
 //! values is bounded: after [`QUEUES_LABELLED_MAX`] queues the rest count together.
 
+mod catalogue;
+mod retries;
+
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{PoisonError, RwLock},
+    sync::{Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
-use tidegate_chassis::telemetry::{Counter, Gauge, Histogram, KeyValue, Meter};
+use tidegate_chassis::{
+    clock::Monotonic,
+    telemetry::{Counter, Gauge, Histogram, KeyValue, Meter},
+};
 use tidegate_flow::breaker;
 use tidegate_protocol::domain::{CapRecord, JobState, OutcomeKind, QueueName};
 use tidegate_store::{Durability, QueueStats};
 
+pub use self::catalogue::METRICS;
+use self::retries::Retries;
 use crate::window::{Arrivals, Window};
 
 /// Series per instrument and label set; each costs memory here and in Prometheus for as long as they live.
 const QUEUES_LABELLED_MAX: usize = 500;
 /// The label of queues beyond that. No queue can be named so.
 const OTHER_QUEUES: &str = "(other)";
+const MESSAGING_SYSTEM: (&str, &str) = ("messaging.system", "tidegate");
+
+/// What the router does on behalf of others.
+#[derive(Clone, Copy, Debug)]
+pub enum Operation {
+    Submit,
+    Lease,
+    Settle,
+}
 
 /// See the [module](self).
 pub struct Metrics {
     submitted: Counter<u64>,
     settled: Counter<u64>,
     wait: Histogram<f64>,
+    retry_ratio: Gauge<f64>,
     rejections: Counter<u64>,
     leases_lost: Counter<u64>,
     stale_settles: Counter<u64>,
@@ -39,6 +57,12 @@ pub struct Metrics {
     controller_connected: Gauge<u64>,
     controllers_refused: Counter<u64>,
     cap_writer: Gauge<u64>,
+    sent: Counter<u64>,
+    consumed: Counter<u64>,
+    operation: Histogram<f64>,
+    /// Of as many queues as there are labels.
+    retries: Mutex<HashMap<QueueName, Retries>>,
+    clock: Monotonic,
     /// The same counts for the controller, which asks each second and by queue.
     pub window: Window,
     queues: RwLock<HashMap<QueueName, KeyValue>>,
@@ -46,67 +70,32 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn new(meter: &Meter) -> Self {
-        let counter =
-            |name: &'static str, text: &'static str| meter.u64_counter(name).with_description(text).build();
-        let gauge =
-            |name: &'static str, text: &'static str| meter.u64_gauge(name).with_description(text).build();
-        let seconds = |name: &'static str, text: &'static str| {
-            meter
-                .f64_histogram(name)
-                .with_unit("s")
-                .with_description(text)
-                .build()
-        };
+        use catalogue as c;
         Self {
-            submitted: counter("tidegate_jobs_submitted", "Jobs answered by submit, by outcome"),
-            settled: counter("tidegate_jobs_settled", "Settlements recorded, by outcome"),
-            wait: seconds("tidegate_job_wait_duration", "From ready to leased"),
-            rejections: counter(
-                "tidegate_rejections",
-                "Submits refused for the state of things, by reason",
-            ),
-            leases_lost: counter(
-                "tidegate_leases_lost",
-                "Leases taken back because their holder went silent",
-            ),
-            stale_settles: counter("tidegate_stale_settles", "Settlements refused for an old fence"),
-            store_duration: seconds("tidegate_store_operation_duration", "Calls to the job store"),
-            store_batch: meter
-                .u64_histogram("tidegate_store_batch_size")
-                .with_description("Items of one call to the job store")
-                .with_boundaries(vec![
-                    1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0,
-                ])
-                .build(),
-            workers: gauge("tidegate_workers_connected", "Worker streams of this router"),
-            circuit: gauge("tidegate_circuit_state", "1 for the state that the circuit is in"),
-            durability: gauge(
-                "tidegate_store_durability",
-                "1 for what an acknowledgement of the job store means now",
-            ),
-            jobs: gauge("tidegate_jobs", "Jobs kept, by state"),
-            oldest_ready: meter
-                .f64_gauge("tidegate_oldest_ready_job_timestamp")
-                .with_unit("s")
-                .with_description("Since when the oldest ready job has been ready; 0: there is none")
-                .build(),
-            cap: gauge(
-                "tidegate_concurrency_cap",
-                "Slots that the queue may use now; no series: unlimited",
-            ),
-            running: gauge(
-                "tidegate_concurrency_running",
-                "Slots in use, ghosts of lost leases included",
-            ),
-            controller_connected: gauge(
-                "tidegate_controller_connected",
-                "1 while a controller has taken this node in",
-            ),
-            controllers_refused: counter(
-                "tidegate_controllers_refused",
-                "Controllers of another leadership that this node refused",
-            ),
-            cap_writer: gauge("tidegate_cap_writer", "1 while this router writes the caps"),
+            submitted: c::SUBMITTED.u64_counter(meter),
+            settled: c::SETTLED.u64_counter(meter),
+            wait: c::WAIT.f64_histogram(meter),
+            retry_ratio: c::RETRY_RATIO.f64_gauge(meter),
+            rejections: c::REJECTIONS.u64_counter(meter),
+            leases_lost: c::LEASES_LOST.u64_counter(meter),
+            stale_settles: c::STALE_SETTLES.u64_counter(meter),
+            store_duration: c::STORE_DURATION.f64_histogram(meter),
+            store_batch: c::STORE_BATCH.u64_histogram(meter),
+            workers: c::WORKERS.u64_gauge(meter),
+            circuit: c::CIRCUIT.u64_gauge(meter),
+            durability: c::DURABILITY.u64_gauge(meter),
+            jobs: c::JOBS.u64_gauge(meter),
+            oldest_ready: c::OLDEST_READY.f64_gauge(meter),
+            cap: c::CAP.u64_gauge(meter),
+            running: c::RUNNING.u64_gauge(meter),
+            controller_connected: c::CONTROLLER_CONNECTED.u64_gauge(meter),
+            controllers_refused: c::CONTROLLERS_REFUSED.u64_counter(meter),
+            cap_writer: c::CAP_WRITER.u64_gauge(meter),
+            sent: c::SENT.u64_counter(meter),
+            consumed: c::CONSUMED.u64_counter(meter),
+            operation: c::OPERATION.f64_histogram(meter),
+            retries: Mutex::default(),
+            clock: Monotonic::start(),
             window: Window::default(),
             queues: RwLock::default(),
         }
@@ -133,6 +122,7 @@ impl Metrics {
         self.submitted
             .add(count, &[self.queue(queue), KeyValue::new("outcome", outcome)]);
         if outcome == "created" {
+            self.sent.add(count, &self.message("submit", queue));
             let submitted = Arrivals {
                 submitted: count,
                 ..Default::default()
@@ -162,14 +152,58 @@ impl Metrics {
         };
         self.settled
             .add(1, &[self.queue(queue), KeyValue::new("outcome", outcome)]);
+        let mut retries = self.lock_retries();
+        if !retries.contains_key(queue) && retries.len() < QUEUES_LABELLED_MAX {
+            retries.insert(queue.clone(), Retries::default());
+        }
+        if let Some(retries) = retries.get_mut(queue) {
+            retries.settled(self.clock.ms(), outcome == "retry");
+        }
+    }
+
+    fn lock_retries(&self) -> MutexGuard<'_, HashMap<QueueName, Retries>> {
+        self.retries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An operation on behalf of a producer or a worker, in seconds; a batch is one.
+    pub fn operation(&self, operation: Operation, seconds: f64, error_type: Option<&'static str>) {
+        let (name, kind) = match operation {
+            Operation::Submit => ("submit", "send"),
+            Operation::Lease => ("lease", "receive"),
+            Operation::Settle => ("settle", "settle"),
+        };
+        let labels = [
+            MESSAGING_SYSTEM,
+            ("messaging.operation.name", name),
+            ("messaging.operation.type", kind),
+        ];
+        let error = error_type.map(|error| ("error.type", error));
+        let labels: Vec<KeyValue> = labels
+            .into_iter()
+            .chain(error)
+            .map(|(key, value)| KeyValue::new(key, value))
+            .collect();
+        self.operation.record(seconds, &labels);
+    }
+
+    fn message(&self, operation: &'static str, queue: &QueueName) -> [KeyValue; 3] {
+        let (key, system) = MESSAGING_SYSTEM;
+        [
+            KeyValue::new(key, system),
+            KeyValue::new("messaging.operation.name", operation),
+            KeyValue::new("messaging.destination.name", self.queue(queue).value),
+        ]
     }
 
     pub fn stale_settle(&self, queue: &QueueName) {
         self.stale_settles.add(1, &[self.queue(queue)]);
     }
 
-    pub fn waited(&self, queue: &QueueName, waits: impl Iterator<Item = Duration>) {
+    /// Of jobs that were granted.
+    pub fn waited(&self, queue: &QueueName, waits: impl ExactSizeIterator<Item = Duration>) {
         let label = [self.queue(queue)];
+        self.consumed
+            .add(waits.len() as u64, &self.message("lease", queue));
         waits.for_each(|wait| self.wait.record(wait.as_secs_f64(), &label));
     }
 
@@ -229,6 +263,9 @@ impl Metrics {
                 .or_insert_with(|| (label, Totals::default()))
                 .1;
             totals.add(stats);
+            if let Some(retries) = self.lock_retries().get(&stats.queue) {
+                totals.retry_ratio = totals.retry_ratio.max(retries.ratio(self.clock.ms()));
+            }
         }
         for (label, totals) in by_label.into_values() {
             self.record(label, &totals);
@@ -241,6 +278,7 @@ impl Metrics {
                 .record(count, &[label.clone(), KeyValue::new("state", state.as_str())]);
         }
         let label = [label];
+        self.retry_ratio.record(totals.retry_ratio, &label);
         self.oldest_ready
             .record(totals.oldest_ready_ms.unwrap_or(0) as f64 / 1_000.0, &label);
         self.running.record(totals.slots, &label);
@@ -256,6 +294,8 @@ struct Totals {
     oldest_ready_ms: Option<u64>,
     slots: u64,
     cap: Option<u64>,
+    /// Queues of one label: the worst of them.
+    retry_ratio: f64,
 }
 
 impl Totals {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tidegate_chassis::clock::Monotonic;
+use tidegate_chassis::{clock::Monotonic, telemetry::trace::Since};
 use tidegate_protocol::domain::{Job, JobId, LeaseRef, NewJob, QueueName, SettleResult, Submitted};
 use tidegate_store::{
     Action, ActionAnswer, CapAnswer, CapOrder, Grants, JobPage, JobStore, LeaseRequest, ListRequest, Pulse,
@@ -18,9 +18,11 @@ use tidegate_store::{
     StoreEvent, StoreResult, SweepReport, SweepRequest,
 };
 use tokio::sync::broadcast;
-use tracing::Instrument;
 
-use crate::metrics::Metrics;
+use crate::{
+    metrics::Metrics,
+    trace::{self, StoreCalls},
+};
 
 /// A store that is down fails thousands of calls a second: one line in this time tells the same.
 const LOG_INTERVAL_MS: u64 = 1_000;
@@ -28,6 +30,8 @@ const LOG_INTERVAL_MS: u64 = 1_000;
 /// See the [module](self).
 pub struct Observed {
     inner: Arc<dyn JobStore>,
+    /// `db.system.name` of its calls' spans.
+    system: &'static str,
     metrics: Arc<Metrics>,
     clock: Monotonic,
     /// When the next line about faults may be written, and how many were not told since the last.
@@ -36,9 +40,10 @@ pub struct Observed {
 }
 
 impl Observed {
-    pub fn new(inner: Arc<dyn JobStore>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(inner: Arc<dyn JobStore>, system: &'static str, metrics: Arc<Metrics>) -> Self {
         Self {
             inner,
+            system,
             metrics,
             clock: Monotonic::start(),
             log_at: AtomicU64::new(0),
@@ -48,19 +53,13 @@ impl Observed {
 
     async fn timed<R>(&self, op: &'static str, items: usize, call: impl Future<Output = R>) -> R {
         let start = Monotonic::start();
-        let answer = if tracing::Span::current().is_none() {
-            call.await
-        } else {
-            // Only below a request's own span: a batch belongs to many, and a span of its own would be a trace of nobody.
-            let name = format!("store {op}");
-            let span = tracing::info_span!(
-                "store",
-                otel.name = name,
-                otel.kind = "client",
-                db.system.name = "tidegate"
-            );
-            call.instrument(span).await
-        };
+        // Of a request's own call. A batch belongs to many: whoever gathers it makes their spans.
+        let span = trace::current().map(|span| (span, Since::now()));
+        let answer = call.await;
+        if let Some((span, since)) = span {
+            let system = self.system;
+            StoreCalls { system, op }.done(&span, items, since);
+        }
         self.metrics.store_call(op, items, start.seconds());
         answer
     }

@@ -15,6 +15,7 @@ use crate::{
     batch::{Batcher, Bounds, NotTried, batcher},
     catalog::Catalog,
     condition::Condition,
+    trace::StoreCalls,
 };
 
 /// Groups that wait for the submit batch; at 1,000 items a call this is several seconds of the fastest store.
@@ -48,8 +49,10 @@ impl Pipes {
         store: &Arc<dyn JobStore>,
         condition: &Arc<Condition>,
         catalog: &Arc<Catalog>,
+        system: &'static str,
         stop: &CancellationToken,
     ) -> Self {
+        let calls = |op| StoreCalls { system, op };
         let (submit, submits) = batcher(
             Bounds {
                 items_max: limits::BATCH_ITEMS_MAX,
@@ -58,6 +61,7 @@ impl Pipes {
                 queued_bytes_max: SUBMIT_BYTES_QUEUED_MAX,
                 skip_abandoned: true,
             },
+            calls("submit"),
             stop.clone(),
             {
                 let (store, condition, catalog) = (store.clone(), condition.clone(), catalog.clone());
@@ -80,14 +84,14 @@ impl Pipes {
             // A worker that is gone has settled all the same.
             skip_abandoned: false,
         };
-        let (renew, renewals) = batcher(lease_bounds, stop.clone(), {
+        let (renew, renewals) = batcher(lease_bounds, calls("renew"), stop.clone(), {
             let store = store.clone();
             move |leases| {
                 let store = store.clone();
                 async move { store.renew(leases).await }
             }
         });
-        let (settle, settlements) = batcher(lease_bounds, stop.clone(), {
+        let (settle, settlements) = batcher(lease_bounds, calls("settle"), stop.clone(), {
             let store = store.clone();
             move |items| {
                 let store = store.clone();

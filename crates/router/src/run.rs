@@ -32,6 +32,7 @@ use crate::{
     policies::{self, PoliciesError},
     queue_service::Queues,
     status::Refusal,
+    trace::{StoreCalls, system_of},
     waiters::Waiters,
 };
 
@@ -167,7 +168,11 @@ pub async fn serve(
         .as_ref()
         .map_or_else(telemetry::meter, |(_, registry)| registry.meter());
     let metrics = Arc::new(Metrics::new(&meter));
-    let store: Arc<dyn JobStore> = Arc::new(Observed::new(store, metrics.clone()));
+    let store: Arc<dyn JobStore> = Arc::new(Observed::new(
+        store,
+        system_of(config.store.expose()),
+        metrics.clone(),
+    ));
     let tasks = Tasks::new(shutdown.clone())
         .drain_deadline(config.drain_notice + config.drain_timeout + DRAIN_LEAD + DRAIN_MARGIN);
     let router = Router::build(config, &tasks, store, metrics, readiness.clone(), attachment).await?;
@@ -220,14 +225,15 @@ impl Router {
             admission,
             metrics,
         } = janitor.clone();
-        let pipes = Pipes::start(tasks, &store, &condition, &catalog, &stop);
+        let system = system_of(config.store.expose());
+        let pipes = Pipes::start(tasks, &store, &condition, &catalog, system, &stop);
         let waiters = Arc::new(Waiters::default());
         tasks.spawn(
             "store events",
             waiters.clone().listen(store.subscribe(), stop.clone()),
         );
         attachment.start(tasks, janitor.clone(), name.clone());
-        let dispatch = start_tasks(tasks, janitor, &draining);
+        let dispatch = start_tasks(tasks, janitor, system, &draining);
         let registry = Arc::new(lease::Registry::new(metrics.clone()));
         let reads = Reads::new(condition.clone());
         let shared = Arc::new(lease::Shared {
@@ -329,7 +335,12 @@ async fn meet(
 }
 
 /// What runs by itself: the dispatcher, the pulse and the sweeps.
-fn start_tasks(tasks: &Tasks, janitor: Janitor, draining: &CancellationToken) -> Dispatch {
+fn start_tasks(
+    tasks: &Tasks,
+    janitor: Janitor,
+    system: &'static str,
+    draining: &CancellationToken,
+) -> Dispatch {
     let Janitor {
         store,
         condition,
@@ -338,7 +349,8 @@ fn start_tasks(tasks: &Tasks, janitor: Janitor, draining: &CancellationToken) ->
         ..
     } = janitor.clone();
     let handback = Handback::new(store.clone(), tasks.group("hand-backs", HANDBACKS_MAX));
-    let (dispatcher, dispatch) = Dispatcher::new(store, condition, catalog, metrics, handback);
+    let calls = StoreCalls { system, op: "lease" };
+    let (dispatcher, dispatch) = Dispatcher::new(store, calls, condition, catalog, metrics, handback);
     tasks.spawn("dispatcher", dispatcher.run(draining.clone()));
     tasks.spawn("pulse", janitor.clone().pulse(tasks.shutdown()));
     tasks.spawn("sweep", janitor.sweep(tasks.shutdown()));

@@ -88,6 +88,7 @@ pub use layer::{JobLayer, JobService, Layered};
 pub use outcome::{BoxError, IntoVerdict, JobError, Verdict};
 pub use pools::{PoolStats, PoolUsage};
 pub use role::{Host, Ready, RunError, main, run, run_on};
+pub use telemetry::METRICS;
 pub use tidegate_client::Queue;
 pub use tidegate_protocol::domain::{FailureClass, JobId, JobState, Outcome};
 pub use worker::{Connected, Worker, shutdown_signal};

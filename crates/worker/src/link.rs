@@ -334,8 +334,9 @@ impl Link {
     fn write_gauges(&mut self, now_ms: u64) {
         if now_ms >= self.gauges_ms {
             self.gauges_ms = now_ms + GAUGES_EVERY_MS;
-            self.instruments
-                .usage(self.core.usage(), &self.core.overdue(now_ms));
+            let circuit = |queue: &_| self.core.circuit(queue);
+            let overdue = self.core.overdue(now_ms);
+            self.instruments.usage(self.core.usage(), &overdue, circuit);
         }
     }
 

@@ -183,10 +183,15 @@ impl Reflexes {
         self.queues.get(queue)?.limit(now_ms, target)
     }
 
+    pub(crate) fn circuit(&self, queue: &QueueName) -> State {
+        self.queues
+            .get(queue)
+            .map_or(State::Closed, |reflex| reflex.breaker.state())
+    }
+
     /// What the queue needs is not there, as far as this worker can tell.
     pub(crate) fn is_down(&self, queue: &QueueName) -> bool {
-        let down = |reflex: &Reflex| reflex.breaker.state() != State::Closed;
-        self.queues.get(queue).is_some_and(down)
+        self.circuit(queue) != State::Closed
     }
 
     /// How an attempt is settled. What is overloaded or known to be away must not cost the job its attempts.

@@ -4,7 +4,10 @@
 use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use tidegate_chassis::clock::{self, Monotonic};
+use tidegate_chassis::{
+    clock::{self, Monotonic},
+    telemetry::trace::TraceContext,
+};
 use tidegate_protocol::domain::{FailureClass, LeaseRef};
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::Instrument;
@@ -62,10 +65,18 @@ impl Report {
             lease: start.lease.clone(),
             verdict: None,
             run_ms: 0,
+            span: None,
         };
         Self {
             ended: Some(ended),
             to_link,
+        }
+    }
+
+    /// Its settlement belongs to this span.
+    fn begun(&mut self, span: Option<TraceContext>) {
+        if let Some(ended) = &mut self.ended {
+            ended.span = span;
         }
     }
 
@@ -93,13 +104,16 @@ async fn attempt(
     let Start {
         lease,
         grant,
+        age_ms,
         time_ms,
         stop,
     } = start;
     let payload = grant.payload.clone();
+    let previous_fence = grant.previous_fence;
     let context = context_of(&lease, grant, time_ms, &stop);
     let context = context.beating(Arc::clone(stop.heartbeat()), clock);
-    let span = process_span(&context);
+    let (span, begun) = process_span(&context, previous_fence);
+    report.begun(begun);
     let took = Monotonic::start();
     let job = Job {
         context: context.clone(),
@@ -107,7 +121,14 @@ async fn attempt(
     };
     let verdict = deliver(&*delivery, job, &stop).instrument(span.clone()).await;
     close_span(&span, verdict.as_ref());
-    instruments.ran(&context, verdict.as_ref(), took.seconds());
+    span.in_scope(|| {
+        tracing::debug!(
+            run_ms = took.ms(),
+            stopped = verdict.is_none(),
+            "an attempt ended"
+        )
+    });
+    instruments.ran(&context, verdict.as_ref(), took.seconds(), age_ms);
     report.set(verdict, took.ms());
 }
 

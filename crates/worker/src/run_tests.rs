@@ -35,6 +35,7 @@ where
     let start = Start {
         lease: LeaseRef { id, fence: 9 },
         grant,
+        age_ms: 0,
         time_ms: 60_000,
         stop: stop.clone(),
     };

@@ -7,12 +7,15 @@
 use std::collections::{HashMap, VecDeque};
 
 use prost::Message;
+use tidegate_chassis::telemetry::trace::{TraceContext, WorkSpan};
 use tidegate_flow::backoff::full_jitter_ms;
 use tidegate_protocol::{
     domain::{LeaseRef, Settlement},
     limits::{BATCH_BYTES_MAX, BATCH_ITEMS_MAX},
     v1,
 };
+
+use crate::telemetry::settle_span;
 
 /// Messages without an answer at a time: one travels while the router works on another; the rest gathers.
 const IN_FLIGHT_MAX: usize = 2;
@@ -25,6 +28,8 @@ const UNKNOWN_MAX_MS: u64 = 1_000;
 #[derive(Debug)]
 struct Entry {
     settlement: v1::Settlement,
+    /// Of the attempt, where it is kept.
+    span: Option<TraceContext>,
     bytes: usize,
     /// UNKNOWN answers so far.
     unknowns: u32,
@@ -49,6 +54,16 @@ struct Batch {
     sent_ms: u64,
     /// Items without an answer.
     open: usize,
+    /// Ends with the batch.
+    span: Option<WorkSpan>,
+}
+
+impl Batch {
+    fn unanswered(self, error_type: &'static str) {
+        if let Some(mut span) = self.span {
+            span.fail(error_type);
+        }
+    }
 }
 
 /// See the [module](self).
@@ -63,12 +78,19 @@ pub(crate) struct Settles {
 }
 
 impl Settles {
+    /// Of a job that was not run here.
     pub(crate) fn push(&mut self, settlement: Settlement) {
+        self.push_attempt(settlement, None);
+    }
+
+    /// `span`: of the attempt that it ends.
+    pub(crate) fn push_attempt(&mut self, settlement: Settlement, span: Option<TraceContext>) {
         let lease = settlement.lease.clone();
         let settlement = v1::Settlement::from(settlement);
         let bytes = settlement.encoded_len() + 8; // and its tag and length
         let entry = Entry {
             settlement,
+            span,
             bytes,
             unknowns: 0,
             stage: Stage::Queued,
@@ -89,7 +111,9 @@ impl Settles {
 
     /// The stream is gone, and its answers with it: everything is sent again.
     pub(crate) fn new_stream(&mut self) {
-        self.batches.clear();
+        for batch in self.batches.drain(..) {
+            batch.unanswered("stream_broken");
+        }
         self.again = 0;
         self.queue = self.entries.keys().cloned().collect();
         self.entries
@@ -108,6 +132,7 @@ impl Settles {
         }
         self.batch_number += 1;
         let mut settlements = Vec::new();
+        let mut attempts = Vec::new();
         let mut bytes = 0;
         while settlements.len() < BATCH_ITEMS_MAX {
             let Some(lease) = self.queue.front() else { break };
@@ -125,6 +150,7 @@ impl Settles {
                     batch: self.batch_number,
                 };
                 settlements.push(entry.settlement.clone());
+                attempts.extend(entry.span.clone().map(|span| (span, lease.id.queue.clone())));
             }
             self.queue.pop_front();
         }
@@ -132,12 +158,24 @@ impl Settles {
             return None;
         }
         let open = settlements.len();
+        let (spans, queues) = (
+            attempts.iter().map(|(span, _)| span),
+            attempts.iter().map(|(_, queue)| queue),
+        );
+        let span = settle_span(spans, queues, open);
+        let texts = span.as_ref().map(|span| span.context().texts());
+        let (traceparent, tracestate) = texts.unwrap_or_default();
         self.batches.push_back(Batch {
             number: self.batch_number,
             sent_ms: now_ms,
             open,
+            span,
         });
-        Some(v1::Settle { settlements })
+        Some(v1::Settle {
+            settlements,
+            traceparent,
+            tracestate: tracestate.unwrap_or_default(),
+        })
     }
 
     /// An item's answer. `true`: it is final, and the lease is done with.
@@ -203,14 +241,12 @@ impl Settles {
         if self.wake_at_ms().is_none_or(|at_ms| now_ms < at_ms) {
             return;
         }
-        let dead = |batch: &Batch| now_ms >= batch.sent_ms + ANSWER_MAX_MS;
-        let silent: Vec<u64> = self
-            .batches
-            .iter()
-            .filter(|batch| dead(batch))
-            .map(|batch| batch.number)
-            .collect();
-        self.batches.retain(|batch| !dead(batch));
+        let mut silent = Vec::new();
+        let dead = |batch: &mut Batch| now_ms >= batch.sent_ms + ANSWER_MAX_MS;
+        while let Some(batch) = self.batches.pop_front_if(dead) {
+            silent.push(batch.number);
+            batch.unanswered("timeout");
+        }
         for (lease, entry) in &mut self.entries {
             let due = match entry.stage {
                 Stage::Queued => false,

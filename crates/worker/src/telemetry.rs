@@ -2,22 +2,96 @@
 
 use std::collections::HashMap;
 
+use tidegate_chassis::metrics;
 use tidegate_chassis::telemetry::{
-    self, Counter, Gauge, Histogram, KeyValue, Meter, link_remote, trace::traceparent_of,
+    self, Counter, Gauge, Histogram, KeyValue, Meter, Metric,
+    trace::{self, TraceContext, Work, WorkSpan, is_on, traceparent_of},
 };
+use tidegate_flow::breaker::State;
 use tidegate_protocol::domain::{FailureClass, Outcome, QueueName};
 use tracing::Span;
 
 use crate::{JobContext, Verdict, permits::Usage};
 
+metrics! {
+    RUN = Metric::duration(
+        "tidegate_job_run_duration",
+        &["queue", "outcome"],
+        "How long an attempt ran",
+    );
+    LATENCY = Metric::duration(
+        "tidegate_job_latency",
+        &["queue"],
+        "From submit to success, whatever waits and attempts it took; one submitted for later counts from its submit",
+    );
+    UTILIZATION = Metric::gauge(
+        "tidegate_worker_utilization_ratio",
+        &["queue"],
+        "Jobs that run over the target of this worker, at the same moment; above 1: the target was lowered",
+    );
+    TARGET = Metric::gauge(
+        "tidegate_concurrency_target",
+        &["queue"],
+        "Jobs of the queue that should run: at a worker its own, at a controller the sum over the workers",
+    );
+    RUNNING = Metric::gauge(
+        "tidegate_concurrency_running",
+        &["queue"],
+        "Jobs that run: at a worker its own, elsewhere slots in use over the fleet, ghosts of lost leases included",
+    );
+    OVERDUE = Metric::gauge(
+        "tidegate_jobs_overdue",
+        &["queue"],
+        "Handlers of the queue that go on after their cancel or timeout",
+    );
+    CIRCUIT = Metric::gauge(
+        "tidegate_circuit_state",
+        &["scope", "state"],
+        "1 for the state that the circuit is in; scope: store, or the queue whose downstream it guards",
+    );
+    CONTROLLER_CONNECTED = Metric::gauge(
+        "tidegate_controller_connected",
+        &[],
+        "1 while a controller has taken this node in",
+    );
+    CONTROLLERS_REFUSED = Metric::counter(
+        "tidegate_controllers_refused",
+        &[],
+        "Controllers of another leadership that this node refused",
+    );
+    DELIVERIES = Metric::counter(
+        "tidegate_deliveries",
+        &["delivery", "result"],
+        "Attempts handed to another program, by how it answered",
+    );
+    RESULTS_CUT = Metric::counter(
+        "tidegate_delivery_results_cut",
+        &["delivery"],
+        "Answers longer than a result may be, cut at 64 KiB",
+    );
+    CALLBACKS = Metric::counter(
+        "tidegate_callbacks",
+        &["result"],
+        "Completion calls of apps that answered 202, by what became of them",
+    );
+    PROCESS = Metric::duration(
+        "messaging.process.duration",
+        &["messaging.system", "messaging.operation.name", "messaging.destination.name", "error.type"],
+        "How long an attempt ran, by OpenTelemetry's conventions",
+    );
+}
+
 /// The instruments. Made after telemetry has started: earlier ones would record nothing.
 #[derive(Debug, Clone)]
 pub(crate) struct Instruments {
     run: Histogram<f64>,
+    latency: Histogram<f64>,
+    process: Histogram<f64>,
     utilization: Gauge<f64>,
     target: Gauge<u64>,
     running: Gauge<u64>,
     overdue: Gauge<u64>,
+    circuit: Gauge<u64>,
     controller_connected: Gauge<u64>,
     controllers_refused: Counter<u64>,
 }
@@ -25,35 +99,16 @@ pub(crate) struct Instruments {
 impl Instruments {
     pub(crate) fn new(meter: &Meter) -> Self {
         Self {
-            run: meter
-                .f64_histogram("tidegate_job_run_duration")
-                .with_unit("s")
-                .with_description("How long an attempt ran, by queue and outcome")
-                .build(),
-            utilization: meter
-                .f64_gauge("tidegate_worker_utilization_ratio")
-                .with_description("Running jobs over the target of this worker, by queue")
-                .build(),
-            target: meter
-                .u64_gauge("tidegate_concurrency_target")
-                .with_description("How many jobs of the queue may run on this worker")
-                .build(),
-            running: meter
-                .u64_gauge("tidegate_concurrency_running")
-                .with_description("Jobs of the queue that run on this worker")
-                .build(),
-            overdue: meter
-                .u64_gauge("tidegate_jobs_overdue")
-                .with_description("Handlers of the queue that go on after their cancel or timeout")
-                .build(),
-            controller_connected: meter
-                .u64_gauge("tidegate_controller_connected")
-                .with_description("1 while a controller has taken this node in")
-                .build(),
-            controllers_refused: meter
-                .u64_counter("tidegate_controllers_refused")
-                .with_description("Controllers of another leadership that this node refused")
-                .build(),
+            run: RUN.f64_histogram(meter),
+            latency: LATENCY.f64_histogram(meter),
+            process: PROCESS.f64_histogram(meter),
+            utilization: UTILIZATION.f64_gauge(meter),
+            target: TARGET.u64_gauge(meter),
+            running: RUNNING.u64_gauge(meter),
+            overdue: OVERDUE.u64_gauge(meter),
+            circuit: CIRCUIT.u64_gauge(meter),
+            controller_connected: CONTROLLER_CONNECTED.u64_gauge(meter),
+            controllers_refused: CONTROLLERS_REFUSED.u64_counter(meter),
         }
     }
 
@@ -65,19 +120,36 @@ impl Instruments {
         self.controllers_refused.add(1, &[]);
     }
 
-    pub(crate) fn ran(&self, context: &JobContext, verdict: Option<&Verdict>, seconds: f64) {
+    /// `age_ms`: how old the job was when the attempt began.
+    pub(crate) fn ran(&self, context: &JobContext, verdict: Option<&Verdict>, seconds: f64, age_ms: u64) {
+        let queue = context.queue().to_string();
+        let outcome = verdict.map_or("stopped", |verdict| outcome(&verdict.outcome));
+        if outcome == "succeeded" {
+            let label = [KeyValue::new("queue", queue.clone())];
+            self.latency.record(age_ms as f64 / 1_000.0 + seconds, &label);
+        }
         let labels = [
-            KeyValue::new("queue", context.queue().to_string()),
-            KeyValue::new(
-                "outcome",
-                verdict.map_or("stopped", |verdict| outcome(&verdict.outcome)),
-            ),
+            KeyValue::new("queue", queue.clone()),
+            KeyValue::new("outcome", outcome),
         ];
         self.run.record(seconds, &labels);
+        let labels = [
+            KeyValue::new("messaging.system", "tidegate"),
+            KeyValue::new("messaging.operation.name", "process"),
+            KeyValue::new("messaging.destination.name", queue),
+        ];
+        let error = error_type(verdict).map(|error| KeyValue::new("error.type", error));
+        let labels: Vec<KeyValue> = labels.into_iter().chain(error).collect();
+        self.process.record(seconds, &labels);
     }
 
-    /// `overdue`: of those that have any.
-    pub(crate) fn usage(&self, usage: impl Iterator<Item = Usage>, overdue: &HashMap<&QueueName, u32>) {
+    /// All of one moment, so that they can be compared with each other. `overdue`: of those that have any.
+    pub(crate) fn usage(
+        &self,
+        usage: impl Iterator<Item = Usage>,
+        overdue: &HashMap<&QueueName, u32>,
+        circuit: impl Fn(&QueueName) -> State,
+    ) {
         for Usage {
             queue,
             target,
@@ -92,6 +164,14 @@ impl Instruments {
             self.running.record(u64::from(in_use), &labels);
             let overdue = overdue.get(&queue).copied().unwrap_or_default();
             self.overdue.record(u64::from(overdue), &labels);
+            let now = circuit(&queue);
+            for state in State::ALL {
+                let labels = [
+                    KeyValue::new("scope", queue.to_string()),
+                    KeyValue::new("state", state.as_str()),
+                ];
+                self.circuit.record(u64::from(state == now), &labels);
+            }
         }
     }
 }
@@ -111,14 +191,8 @@ impl DeliveryCounters {
         let meter = meter.unwrap_or_else(telemetry::meter);
         Self {
             delivery,
-            deliveries: meter
-                .u64_counter("tidegate_deliveries")
-                .with_description("Attempts handed to another program, by how it answered")
-                .build(),
-            results_cut: meter
-                .u64_counter("tidegate_delivery_results_cut")
-                .with_description("Answers longer than a result may be, cut at 64 KiB")
-                .build(),
+            deliveries: DELIVERIES.u64_counter(&meter),
+            results_cut: RESULTS_CUT.u64_counter(&meter),
         }
     }
 
@@ -139,7 +213,10 @@ impl DeliveryCounters {
 
 /// The span of one attempt: linked to the submit's and not its child, because a job may run hours after its submit and
 /// many times.
-pub(crate) fn process_span(context: &JobContext) -> Span {
+///
+/// `previous_fence`: of the attempt before, 0 if there was none. Ids of attempts follow from job and fence, so it is all
+/// that is needed to link to that one. Gives the span and, where it is kept, its context.
+pub(crate) fn process_span(context: &JobContext, previous_fence: u64) -> (Span, Option<TraceContext>) {
     let queue = context.queue().as_str();
     let span = tracing::info_span!(
         "process",
@@ -155,23 +232,69 @@ pub(crate) fn process_span(context: &JobContext) -> Span {
         tidegate.fence = context.fence(),
         error.type = tracing::field::Empty,
     );
-    if let Some(traceparent) = context.traceparent() {
-        link_remote(&span, traceparent, context.tracestate());
+    if !is_on() {
+        return (span, None);
     }
-    span
+    let job_id = context.job_id().to_string();
+    let traceparent = context.traceparent();
+    let submit = traceparent.and_then(|text| TraceContext::parse(text, context.tracestate()));
+    if let Some(submit) = &submit {
+        trace::link(&span, submit);
+    }
+    if previous_fence > 0 {
+        let is_kept = submit.is_none_or(|submit| submit.is_sampled());
+        trace::link(&span, &TraceContext::derived(&job_id, previous_fence, is_kept));
+    }
+    let begun = trace::begin_as(&span, &job_id, context.fence());
+    (span, begun.filter(TraceContext::is_sampled))
+}
+
+/// The span of a message that settles jobs, a child of the first one's attempt and linked to the others'. It ends with
+/// the last answer. `None`: none of these attempts is kept.
+pub(crate) fn settle_span<'a>(
+    attempts: impl Iterator<Item = &'a TraceContext>,
+    queues: impl Iterator<Item = &'a QueueName>,
+    count: usize,
+) -> Option<WorkSpan> {
+    let mut attempts = attempts.cloned();
+    let first = attempts.next()?;
+    let queue = common(queues);
+    let name = queue.map_or_else(|| "settle".to_owned(), |queue| format!("settle {queue}"));
+    let work = Work::client(name)
+        .child_of(&first)
+        .linked_to(attempts)
+        .with("messaging.system", "tidegate")
+        .with("messaging.operation.name", "settle")
+        .with("messaging.operation.type", "settle")
+        .with("messaging.batch.message_count", count as i64);
+    match queue {
+        Some(queue) => work.with("messaging.destination.name", queue.to_string()).begin(),
+        None => work.begin(),
+    }
+}
+
+/// The queue that all are of.
+fn common<'a>(mut queues: impl Iterator<Item = &'a QueueName>) -> Option<&'a QueueName> {
+    let first = queues.next()?;
+    queues.all(|queue| queue == first).then_some(first)
 }
 
 pub(crate) fn close_span(span: &Span, verdict: Option<&Verdict>) {
-    let error_type = match verdict {
-        None => "stopped",
+    if let Some(error_type) = error_type(verdict) {
+        span.record("otel.status_code", "ERROR");
+        span.record("error.type", error_type);
+    }
+}
+
+fn error_type(verdict: Option<&Verdict>) -> Option<&'static str> {
+    match verdict {
+        None => Some("stopped"),
         Some(Verdict {
             outcome: Outcome::Succeeded { .. },
             ..
-        }) => return,
-        Some(Verdict { class, .. }) => class.map_or("other", class_name),
-    };
-    span.record("otel.status_code", "ERROR");
-    span.record("error.type", error_type);
+        }) => None,
+        Some(Verdict { class, .. }) => Some(class.map_or("other", class_name)),
+    }
 }
 
 /// The trace context to hand on: of the span at hand, or the submitter's where tracing is off.

@@ -90,6 +90,7 @@ impl HandWorker {
         };
         let settle = Settle {
             settlements: vec![settlement],
+            ..Settle::default()
         };
         self.up
             .send(message(lease_request::Message::Settle(settle)))

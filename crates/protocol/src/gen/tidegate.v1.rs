@@ -412,6 +412,9 @@ pub struct Grant {
     pub traceparent: ::prost::alloc::string::String,
     #[prost(string, tag = "14")]
     pub tracestate: ::prost::alloc::string::String,
+    /// Fence of the last attempt that was settled; 0 = none. The new attempt's span links to that one's.
+    #[prost(uint64, tag = "15")]
+    pub previous_fence: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Grants {
@@ -519,6 +522,11 @@ pub struct Throttled {
 pub struct Settle {
     #[prost(message, repeated, tag = "1")]
     pub settlements: ::prost::alloc::vec::Vec<Settlement>,
+    /// W3C trace context of the worker's settle span; empty = none.
+    #[prost(string, tag = "2")]
+    pub traceparent: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub tracestate: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Settled {

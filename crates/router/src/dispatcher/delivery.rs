@@ -2,13 +2,15 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use tidegate_chassis::telemetry::trace::Since;
 use tidegate_protocol::{
-    domain::{Policy, QueueName, Session},
+    domain::{Job, OutcomeKind, Policy, QueueName, Session},
     limits, v1,
 };
 use tidegate_store::{Grant, Grants, LeaseRequest, StoreResult};
 
 use super::Dispatcher;
+use crate::{metrics::Operation, trace};
 
 /// One grants message; a single job and its headers always fit.
 const MESSAGE_BYTES_MAX: usize = limits::BATCH_BYTES_MAX;
@@ -27,8 +29,15 @@ impl Dispatcher {
         &mut self,
         requests: Vec<LeaseRequest>,
         counters: &HashMap<Session, u64>,
+        since: Since,
         answers: Vec<StoreResult<Grants>>,
     ) {
+        let queues = requests.iter().map(|request| &request.queue);
+        // They end with this: when the grants are on their streams.
+        let _spans = trace::leases(self.calls, queues.zip(&answers), since);
+        let failed = answers.iter().all(Result::is_err);
+        self.metrics
+            .operation(Operation::Lease, since.seconds(), failed.then_some("store"));
         requests.iter().for_each(|request| self.board.landed(request));
         let mut parcels: HashMap<Session, Parcel> = HashMap::new();
         let mut back = Vec::new();
@@ -164,6 +173,14 @@ fn size(grant: &v1::Grant) -> usize {
     GRANT_BYTES + grant.payload.len() + headers + grant.tracestate.len()
 }
 
+/// Of the last attempt, whose span the new one links to. What was handed back unrun had none.
+fn previous_fence(job: &Job) -> u64 {
+    let ran = job
+        .settled
+        .filter(|settled| settled.outcome != OutcomeKind::Released);
+    ran.map_or(0, |settled| settled.fence)
+}
+
 fn wire(grant: &Grant, policy: &Policy) -> v1::Grant {
     let job = &grant.job;
     v1::Grant {
@@ -181,5 +198,6 @@ fn wire(grant: &Grant, policy: &Policy) -> v1::Grant {
         created_at_ms: job.created_ms,
         traceparent: job.traceparent.clone().unwrap_or_default(),
         tracestate: job.tracestate.clone().unwrap_or_default(),
+        previous_fence: previous_fence(job),
     }
 }

@@ -14,7 +14,7 @@ use tidegate_protocol::{
 };
 use tidegate_store::StoreResult;
 use tonic::{Request, metadata::MetadataMap};
-use tracing::{Instrument, Span};
+use tracing::{Instrument, Span, field::Empty};
 use uuid::Uuid;
 
 use super::{Jobs, too_many};
@@ -114,13 +114,13 @@ impl Jobs {
             return Err(refusal);
         }
         let span = submit_span(&wire.queue, 1);
-        trace.begin(&span);
         if !wire.traceparent.is_empty() {
             link_remote(&span, &wire.traceparent, Some(&wire.tracestate));
         }
+        trace.begin(&span);
         trace.fill(&mut wire);
         let answer = match self.check(&queue, wire, &submitter.caller, "job") {
-            Ok(job) => self.enter(vec![job], &submitter).instrument(span).await,
+            Ok(job) => self.enter(vec![job], &submitter).instrument(span.clone()).await,
             Err(refusal) => Err(refusal),
         };
         let answer = match answer {
@@ -131,6 +131,9 @@ impl Jobs {
             },
             Err(refusal) => Err(refusal),
         };
+        if let Err(refusal) = &answer {
+            failed(&span, refusal);
+        }
         self.count([(&queue, answer.as_ref())].into_iter());
         Ok(v1::SubmitJobResponse {
             job: Some(answer?.into()),
@@ -169,10 +172,11 @@ impl Jobs {
         }
         if !jobs.is_empty() {
             let queues: Vec<QueueName> = jobs.iter().map(|job| job.queue().clone()).collect();
-            let answers = self.enter(jobs, &submitter).instrument(span).await;
+            let answers = self.enter(jobs, &submitter).instrument(span.clone()).await;
             let answers = match answers {
                 Ok(answers) => answers,
                 Err(refusal) => {
+                    failed(&span, &refusal);
                     self.count(queues.iter().map(|queue| (queue, Err(&refusal))));
                     return Err(refusal);
                 }
@@ -358,5 +362,12 @@ fn submit_span(queue: &str, count: usize) -> Span {
         messaging.operation.r#type = "send",
         messaging.destination.name = queue,
         messaging.batch.message_count = count,
+        otel.status_code = Empty,
+        error.r#type = Empty,
     )
+}
+
+fn failed(span: &Span, refusal: &Refusal) {
+    span.record("otel.status_code", "ERROR");
+    span.record("error.type", refusal.reason());
 }

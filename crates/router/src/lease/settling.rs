@@ -1,5 +1,6 @@
 //! Settlements: how jobs ended, each answered on its own.
 
+use tidegate_chassis::telemetry::trace::{self, Since, TraceContext};
 use tidegate_protocol::{
     convert,
     domain::{OutcomeKind, SettleResult},
@@ -8,9 +9,11 @@ use tidegate_protocol::{
 use tidegate_store::SettleItem;
 
 use super::Shared;
-use crate::status::Refusal;
+use crate::{metrics::Operation, status::Refusal};
 
-pub async fn settle(shared: &Shared, wires: Vec<v1::Settlement>) -> v1::Settled {
+/// `span`: the worker's settle span.
+pub async fn settle(shared: &Shared, wires: Vec<v1::Settlement>, span: Option<TraceContext>) -> v1::Settled {
+    let since = Since::now();
     let mut answers = Vec::with_capacity(wires.len());
     let mut items = Vec::with_capacity(wires.len());
     for (at, wire) in wires.into_iter().enumerate() {
@@ -36,7 +39,7 @@ pub async fn settle(shared: &Shared, wires: Vec<v1::Settlement>) -> v1::Settled 
     let results = if items.is_empty() {
         Vec::new()
     } else {
-        shared.pipes.settle(items).await
+        trace::within(span, shared.pipes.settle(items)).await
     };
     for ((lease, kind), result) in leases.into_iter().zip(results) {
         let (result, state, error) = match result {
@@ -63,6 +66,10 @@ pub async fn settle(shared: &Shared, wires: Vec<v1::Settlement>) -> v1::Settled 
             error,
         });
     }
+    let failed = answers.iter().all(|answer| answer.error.is_some());
+    shared
+        .metrics
+        .operation(Operation::Settle, since.seconds(), failed.then_some("store"));
     v1::Settled { items: answers }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tidegate_chassis::{CancellationToken, clock};
+use tidegate_chassis::{CancellationToken, clock, telemetry::trace::TraceContext};
 use tidegate_protocol::{
     convert::{self, Invalid},
     domain::QueueName,
@@ -242,7 +242,7 @@ impl<'a> Connected<'a> {
                     Ok(())
                 }));
             }
-            Some(Up::Settle(settle)) => self.settle(settle.settlements)?,
+            Some(Up::Settle(settle)) => self.settle(settle)?,
             Some(Up::Bye(v1::Bye {})) => {
                 // What was settled before the goodbye is recorded before the rest is given back.
                 while let Some(done) = self.operations.next().await {
@@ -295,16 +295,18 @@ impl<'a> Connected<'a> {
     }
 
     /// An answer per part of one store call's size: a settlement need not wait for thousands of others.
-    fn settle(&mut self, mut wires: Vec<v1::Settlement>) -> Result<(), Refusal> {
+    fn settle(&mut self, settle: v1::Settle) -> Result<(), Refusal> {
+        let span = TraceContext::parse(&settle.traceparent, Some(&settle.tracestate));
+        let mut wires = settle.settlements;
         if wires.len() > limits::LEASES_PER_STREAM_MAX {
             let message = format!("at most {} settlements are taken", limits::LEASES_PER_STREAM_MAX);
             return Err(Invalid::new("settle.settlements", reason::BATCH_TOO_LARGE, message).into());
         }
         while !wires.is_empty() {
             let part: Vec<_> = wires.drain(..wires.len().min(ITEMS_PER_CALL_MAX)).collect();
-            let (shared, outbox) = (self.shared, self.outbox);
+            let (shared, outbox, span) = (self.shared, self.outbox, span.clone());
             self.operations.push(Box::pin(async move {
-                let settled = settling::settle(shared, part).await;
+                let settled = settling::settle(shared, part, span).await;
                 let _ = outbox.send(Ok(message(Down::Settled(settled)))).await;
                 Ok(())
             }));

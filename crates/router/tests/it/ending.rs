@@ -44,6 +44,7 @@ async fn a_goodbye_gives_jobs_back_at_once_and_uncounted() {
     worker
         .say(Up::Settle(v1::Settle {
             settlements: vec![settled],
+            ..Default::default()
         }))
         .await;
     worker.say(Up::Bye(v1::Bye {})).await;

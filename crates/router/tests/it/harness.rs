@@ -331,7 +331,11 @@ impl Worker {
     }
 
     pub async fn settle(&mut self, settlements: Vec<v1::Settlement>) -> Vec<v1::settled::Item> {
-        self.say(Up::Settle(v1::Settle { settlements })).await;
+        self.say(Up::Settle(v1::Settle {
+            settlements,
+            ..Default::default()
+        }))
+        .await;
         match self.next().await.expect("an answer to settle") {
             Down::Settled(settled) => settled.items,
             other => panic!("not settled: {other:?}"),

@@ -320,7 +320,12 @@ async fn the_most_leases_of_a_stream_are_renewed_in_one_message() {
         .into_iter()
         .map(|lease| settlement(lease, success()))
         .collect();
-    worker.say(Up::Settle(v1::Settle { settlements })).await;
+    worker
+        .say(Up::Settle(v1::Settle {
+            settlements,
+            ..Default::default()
+        }))
+        .await;
     let mut recorded = 0;
     while recorded < limits::LEASES_PER_STREAM_MAX {
         let Ok(Down::Settled(settled)) = worker.next().await else {

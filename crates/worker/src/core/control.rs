@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use tidegate_flow::breaker::State;
 use tidegate_protocol::{domain::QueueName, v1};
 
 use super::Core;
@@ -147,6 +148,11 @@ impl Core {
             slots: self.slots(),
             ..Default::default()
         }
+    }
+
+    /// Whether what the queue needs is there, as far as this worker can tell.
+    pub(crate) fn circuit(&self, queue: &QueueName) -> State {
+        self.reflexes.circuit(queue)
     }
 
     /// Gives the permits of a queue the limit that its reflexes say.

@@ -9,6 +9,7 @@ mod time;
 
 use std::collections::HashMap;
 
+use tidegate_chassis::telemetry::trace::TraceContext;
 use tidegate_protocol::{
     domain::{LeaseRef, QueueName},
     v1::{self, lease_request::Message as Up},
@@ -52,6 +53,8 @@ pub(crate) struct Settings {
 pub(crate) struct Start {
     pub(crate) lease: LeaseRef,
     pub(crate) grant: v1::Grant,
+    /// How long ago it was submitted, by the store's clock, when it was granted.
+    pub(crate) age_ms: u64,
     /// It will be stopped after this long.
     pub(crate) time_ms: u64,
     pub(crate) stop: Stop,
@@ -64,6 +67,8 @@ pub(crate) struct Ended {
     /// `None`: it was dropped, or never started.
     pub(crate) verdict: Option<Verdict>,
     pub(crate) run_ms: u64,
+    /// Its span, where it is kept.
+    pub(crate) span: Option<TraceContext>,
 }
 
 /// What the link has to do about a message.

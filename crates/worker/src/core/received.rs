@@ -114,6 +114,11 @@ impl Core {
         self.scan_at_ms = self.scan_at_ms.min(running.stop_due().0);
         let start = Start {
             lease: lease.clone(),
+            // A router of an older version does not say when.
+            age_ms: match grant.created_at_ms {
+                0 => 0,
+                created_ms => clock_ms.saturating_sub(created_ms),
+            },
             grant,
             time_ms,
             stop: running.stop.clone(),

@@ -140,6 +140,7 @@ fn ended_at(core: &mut Core, now_ms: u64, n: u64, verdict: Option<Verdict>) {
         lease: lease(n),
         verdict,
         run_ms: 5,
+        span: None,
     };
     core.ended(now_ms, ended);
 }

@@ -60,12 +60,13 @@ impl Core {
         self.alarm |= self.reflexes.on(now_ms, queue, sign);
         let Verdict { outcome, class } = self.reflexes.settle_as(now_ms, queue, verdict);
         self.limit(now_ms, queue);
-        self.settles.push(Settlement {
+        let settlement = Settlement {
             lease: ended.lease,
             outcome,
             class,
             run_ms: ended.run_ms,
-        });
+        };
+        self.settles.push_attempt(settlement, ended.span);
     }
 
     /// Does what time asks for.

@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::HttpError;
-use crate::{JobContext, Verdict};
+use crate::{JobContext, Verdict, telemetry::CALLBACKS};
 
 /// Attempts that were completed lately, so that a repeated call can be told from a late one. An app's retries come
 /// within seconds.
@@ -93,10 +93,7 @@ impl Callbacks {
             base: base.trim_end_matches('/').to_owned(),
             key: key.map_err(|_| HttpError::NoRandomness)?,
             state: Mutex::default(),
-            calls: meter
-                .u64_counter("tidegate_callbacks")
-                .with_description("Completion calls of apps that answered 202, by what became of them")
-                .build(),
+            calls: CALLBACKS.u64_counter(&meter),
         };
         Ok(Self {
             shared: Arc::new(shared),
