@@ -7,8 +7,8 @@ use tidegate_router::RouterArgs;
 use tidegate_worker::WorkerArgs;
 
 use crate::{
-    config::ConfigCommand, control::ControlArgs, dev::DevArgs, job::JobCommand, queue::QueueCommand,
-    submit::SubmitArgs,
+    check::CheckArgs, config::ConfigCommand, control::ControlArgs, dev::DevArgs, job::JobCommand,
+    queue::QueueCommand, submit::SubmitArgs,
 };
 
 /// Background jobs whose concurrency is found at run time.
@@ -53,11 +53,15 @@ pub enum Format {
 
 impl Common {
     pub fn client(&self) -> Result<Client, ClientError> {
+        Client::connect(self.routers())
+    }
+
+    /// Those that were named, or this machine's.
+    pub fn routers(&self) -> Vec<String> {
         const LOCAL: &str = "http://127.0.0.1:7600";
-        if self.endpoint.is_empty() {
-            Client::connect([LOCAL])
-        } else {
-            Client::connect(self.endpoint.iter().cloned())
+        match self.endpoint.is_empty() {
+            true => vec![LOCAL.to_owned()],
+            false => self.endpoint.clone(),
         }
     }
 }
@@ -111,6 +115,11 @@ pub enum Command {
     /// Example: tidegate control status
     #[command(verbatim_doc_comment)]
     Control(ControlArgs),
+    /// Check a fleet, or with --pre what it is to stand on; every finding says what to do
+    ///
+    /// Example: tidegate check --pre -o json
+    #[command(verbatim_doc_comment)]
+    Check(CheckArgs),
 }
 
 #[cfg(test)]

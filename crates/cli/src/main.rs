@@ -1,6 +1,7 @@
 //! The command `tidegate`: drives everything.
 
 mod args;
+mod check;
 mod config;
 mod control;
 mod dev;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
             Command::Queue(command) => queue::run(&cli.common, command).await,
             Command::Config(command) => config::run(&cli.common, command),
             Command::Control(args) => control::run(&cli.common, args).await,
+            Command::Check(args) => check::run(&cli.common, args).await,
         }
     });
     exit::report(result)

@@ -11,6 +11,7 @@ mod codec;
 mod events;
 mod faults;
 mod greeting;
+mod inspect;
 mod keys;
 mod link;
 mod operations;
@@ -32,6 +33,8 @@ use self::{
     link::{Connections, Link},
     server::Server,
 };
+
+pub use self::inspect::{Inspection, inspect};
 use crate::{AnchoredClock, Clock, OpenError, wake::Events};
 
 #[derive(Clone, Default)]

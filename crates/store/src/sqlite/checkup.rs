@@ -80,7 +80,11 @@ impl Checkup {
             "{file} is damaged: stop this process, then restore a copy, or save what can be read with \
              `sqlite3 {file} .recover | sqlite3 NEW_FILE`"
         );
-        tracing::error!(damage, "{todo}; until then every write is refused");
+        tracing::error!(
+            damage,
+            todo,
+            "the embedded store is damaged: every write is refused until somebody acts"
+        );
         let corrupt = StoreError::Corrupt(format!("{todo} ({damage})"));
         self.report
             .send_modify(|progress| progress.corrupt = Some(corrupt));
