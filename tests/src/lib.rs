@@ -23,11 +23,14 @@
 mod app;
 pub mod bench;
 mod cluster;
+mod collector;
 pub mod demo;
+pub mod golden;
 pub mod load;
 mod pgbouncer;
 mod postgres;
 mod process;
+mod prometheus;
 mod proxy;
 mod redis;
 mod roles;
@@ -38,9 +41,11 @@ pub mod work;
 
 pub use app::{Answer, App, Delivery, End};
 pub use cluster::{Between, Builder, Cluster, Runs};
+pub use collector::{Collector, Received, attributes};
 pub use pgbouncer::{PgBouncer, PgBouncerOptions};
 pub use postgres::{Postgres, PostgresOptions};
 pub use process::{Process, built};
+pub use prometheus::{Prometheus, Sample, deploy, promtool};
 pub use proxy::{Proxy, Way};
 pub use redis::{Redis, RedisOptions};
 pub use roles::{

@@ -115,6 +115,7 @@ pub struct ControllerOptions {
     /// The text of a config file.
     pub config: Option<String>,
     pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
 }
 
 /// `tidegate controller`.
@@ -137,7 +138,7 @@ impl Controller {
             args.extend(["--config".to_owned(), sandbox.write(&unique("config"), config)]);
         }
         args.extend(options.args);
-        let (process, ready) = start(sandbox, "controller", args, &[]).await;
+        let (process, ready) = start(sandbox, "controller", args, &options.env).await;
         Self { process, ready }
     }
 
@@ -149,6 +150,10 @@ impl Controller {
     /// `host:port`, for [`ControllerOptions::listen`] of its successor.
     pub fn grpc_address(&self) -> String {
         self.ready.address("grpc").to_owned()
+    }
+
+    pub fn metrics_url(&self) -> String {
+        self.ready.url("metrics")
     }
 
     /// The text of its metrics page.

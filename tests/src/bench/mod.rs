@@ -3,6 +3,7 @@
 pub mod router;
 mod stalls;
 pub mod store;
+pub mod telemetry;
 
 use serde_json::{Map, Value};
 
@@ -47,6 +48,10 @@ impl Figures {
             // Times are no rates: small, and not to be compared.
             if name.ends_with("_ms") {
                 println!("{name:<32}{median:>12.2}   [{low:.2} .. {high:.2}]");
+                continue;
+            }
+            if name.ends_with("_ratio") {
+                println!("{name:<32}{median:>12.3}   [{low:.3} .. {high:.3}]");
                 continue;
             }
             let ratio = base.map_or(String::new(), |base| format!("   x{:.2}", median / base));

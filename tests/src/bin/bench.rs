@@ -48,6 +48,18 @@ enum What {
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
     },
+    /// CPU of a job with all telemetry off and on, in interleaved pairs
+    Telemetry {
+        /// Write the medians here
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Pairs of runs
+        #[arg(long, default_value_t = 9)]
+        pairs: usize,
+        /// Jobs of each run
+        #[arg(long, default_value_t = 6_000)]
+        jobs: usize,
+    },
     /// The worker of `router`, which starts it
     #[command(hide = true)]
     Worker {
@@ -89,6 +101,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
                 only,
             };
             let figures = bench::router::run(&options).await?;
+            show(&figures, "", json)
+        }
+        What::Telemetry { json, pairs, jobs } => {
+            let figures = bench::telemetry::run(&bench::telemetry::Options { pairs, jobs }).await?;
             show(&figures, "", json)
         }
         What::Worker { router, slots } => bench::router::worker::run(router, slots).await,

@@ -21,3 +21,4 @@ mod readme;
 mod redis_faults;
 mod servers;
 mod survival;
+mod telemetry;

@@ -1,0 +1,10 @@
+//! What operators see: traces at a real collector, metrics at a real Prometheus, logs.
+
+mod canary;
+mod check;
+mod env;
+mod fleet;
+mod metrics;
+mod prometheus;
+mod story;
+mod traces;
