@@ -7,6 +7,7 @@ mod code;
 mod form;
 mod layers;
 mod links;
+mod logs;
 mod source;
 
 use crate::{codegen, workspace};
@@ -109,6 +110,7 @@ fn check_file(root: &Path, source: &Source<'_>) -> Vec<Violation> {
     }
     let mut found = form::check(source);
     found.extend(code::check(source));
+    found.extend(logs::check(source));
     found.extend(links::check(source, &|target| root.join(target).exists()));
     found
 }
