@@ -13,7 +13,10 @@ use tidegate_client::{
     control::{ControlLink, Kind},
     endpoint,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Endpoint;
 use uuid::Uuid;
@@ -274,7 +277,10 @@ impl Parts {
         let link = Link::new(core, routers, control, ports, instruments.clone());
         let mut link = start(link, attach, abandoned)?;
 
-        let mut attempts = std::pin::pin!(run_attempts(to_start, report, deliveries, instruments, clock));
+        // A task and not a part of this future, which a `main` polls on a thread beside the runtime's: each attempt would
+        // cross over. Dropped with this future.
+        let mut attempts = JoinSet::new();
+        attempts.spawn(run_attempts(to_start, report, deliveries, instruments, clock));
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
             tokio::select! {
@@ -283,7 +289,9 @@ impl Parts {
                 }
                 () = &mut shutdown, if !drain.is_cancelled() => drain.cancel(),
                 // It ends just before the link does, whose word counts.
-                () = &mut attempts, if !link.attempts_ended => link.attempts_ended = true,
+                Some(Err(error)) = attempts.join_next() => if error.is_panic() {
+                    std::panic::resume_unwind(error.into_panic());
+                },
             }
         }
     }
@@ -293,7 +301,6 @@ impl Parts {
 /// dropped in order, the guard tells it and the thread is joined.
 struct LinkThread {
     ended: oneshot::Receiver<Result<(), WorkerError>>,
-    attempts_ended: bool,
     _abandon: DropGuard,
     _thread: NamedThread,
 }
@@ -327,7 +334,6 @@ fn start(
     .map_err(WorkerError::Thread)?;
     Ok(LinkThread {
         ended,
-        attempts_ended: false,
         _abandon: abandoned.drop_guard(),
         _thread: thread,
     })

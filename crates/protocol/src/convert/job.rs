@@ -172,7 +172,7 @@ pub fn job(job: Job, max_attempts: u32) -> v1::Job {
 impl From<Submitted> for v1::SubmittedJob {
     fn from(submitted: Submitted) -> Self {
         Self {
-            job_id: submitted.id.to_string(),
+            job_id: submitted.id.text(),
             outcome: match submitted.outcome {
                 SubmitOutcome::Created => v1::SubmitOutcome::Created,
                 SubmitOutcome::Duplicate => v1::SubmitOutcome::Duplicate,

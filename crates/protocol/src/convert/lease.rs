@@ -8,8 +8,13 @@ use crate::{
 use super::{DELAY_MS_MAX, Invalid, job_id, queue_name};
 
 pub fn lease_ref(field: &str, wire: &v1::LeaseRef) -> Result<LeaseRef, Invalid> {
+    // The path is made only when something is wrong: this runs for every job.
+    let id = match wire.job_id.parse() {
+        Ok(id) => id,
+        Err(_) => job_id(&format!("{field}.job_id"), &wire.job_id)?,
+    };
     Ok(LeaseRef {
-        id: job_id(&format!("{field}.job_id"), &wire.job_id)?,
+        id,
         fence: wire.fence,
     })
 }
@@ -24,13 +29,8 @@ pub fn lease_refs(field: &str, wire: &[v1::LeaseRef]) -> Result<Vec<LeaseRef>, I
         );
         return Err(Invalid::new(field, reason::BATCH_TOO_LARGE, message));
     }
-    // The path is made only when something is wrong: this runs for every lease of every renewal.
-    let parse = |(at, lease): (usize, &v1::LeaseRef)| match lease.job_id.parse() {
-        Ok(id) => Ok(LeaseRef {
-            id,
-            fence: lease.fence,
-        }),
-        Err(_) => lease_ref(&format!("{field}[{at}]"), lease),
+    let parse = |(at, lease): (usize, &v1::LeaseRef)| {
+        lease_ref("", lease).or_else(|_| lease_ref(&format!("{field}[{at}]"), lease))
     };
     wire.iter().enumerate().map(parse).collect()
 }
@@ -48,7 +48,7 @@ impl From<LeaseRef> for v1::LeaseRef {
 impl From<&LeaseRef> for v1::LeaseRef {
     fn from(lease: &LeaseRef) -> Self {
         Self {
-            job_id: lease.id.to_string(),
+            job_id: lease.id.text(),
             fence: lease.fence,
         }
     }

@@ -184,7 +184,7 @@ fn previous_fence(job: &Job) -> u64 {
 fn wire(grant: &Grant, policy: &Policy) -> v1::Grant {
     let job = &grant.job;
     v1::Grant {
-        job_id: job.id.to_string(),
+        job_id: job.id.text(),
         queue: job.id.queue.to_string(),
         fence: job.fence,
         attempt: job.attempts + 1,
