@@ -4,31 +4,32 @@
 //! through the same router), and an application that submits from many tasks should not have to know. No timer: a batch
 //! leaves the moment the previous answer is in, so an idle client adds no latency.
 //!
-//! One call at a time is enough: its time is one round trip and one store write, and 1,000 items fit.
+//! Mostly one call at a time is enough: its time is one round trip and one store write, and 1,000 items fit. When a whole
+//! batch has gathered meanwhile it need not wait: it leaves beside the others, up to [`CALLS_MAX`].
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use prost::Message;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use tidegate_protocol::{
     domain::Submitted,
     limits::{BATCH_BYTES_MAX, BATCH_ITEMS_MAX},
     v1,
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::JoinHandle,
 };
 
 use crate::{
     ClientError,
     call::{Caller, Plan},
-    client::jobs,
     deadline::Deadline,
+    encoded::{self, EncodedJob, EncodedJobs},
     view,
 };
 
-/// A job's own bytes plus its tag and length inside the batch.
-pub(crate) const ITEM_OVERHEAD_BYTES: usize = 8;
+/// Calls in flight: one travels, one is at the store, one is answered; more would only queue up at the router.
+const CALLS_MAX: usize = 3;
 
 /// The answer to one item of a batch.
 #[derive(Debug, Clone)]
@@ -50,8 +51,7 @@ impl Refusal {
 pub(crate) type Answer = Result<Submitted, Refusal>;
 
 struct Item {
-    job: v1::NewJob,
-    bytes: usize,
+    job: EncodedJob,
     deadline: Deadline,
     answer: oneshot::Sender<Answer>,
 }
@@ -64,6 +64,8 @@ pub(crate) struct Batcher {
 
 struct Running {
     items: mpsc::Sender<Item>,
+    /// Told when a whole batch has gathered.
+    full: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -76,23 +78,27 @@ impl Batcher {
     }
 
     /// Sends one job with the next batch. Dropping the future leaves the outcome unknown, as a timeout does.
-    pub(crate) async fn submit(&self, job: v1::NewJob, deadline: Deadline) -> Answer {
+    pub(crate) async fn submit(&self, job: EncodedJob, deadline: Deadline) -> Answer {
         let (answer, answered) = oneshot::channel();
-        let bytes = job.encoded_len() + ITEM_OVERHEAD_BYTES;
         let item = Item {
             job,
-            bytes,
             deadline,
             answer,
         };
         let gone = || Refusal::Call(ClientError::bad_answer("the batching task ended"));
-        self.items().send(item).await.map_err(|_| gone())?;
+        let (items, full) = self.way_in();
+        items.send(item).await.map_err(|_| gone())?;
+        if items.capacity() == 0 {
+            full.notify_one();
+        }
+        // Or the task would not end before the answer is in.
+        drop(items);
         answered.await.map_err(|_| gone())?
     }
 
     pub(crate) async fn close(&self) {
         let running = self.lock().take();
-        if let Some(Running { items, task }) = running {
+        if let Some(Running { items, task, .. }) = running {
             drop(items);
             if let Err(error) = task.await {
                 tracing::error!(%error, "the batching task panicked");
@@ -101,24 +107,26 @@ impl Batcher {
     }
 
     /// The way to the task; a new task if there is none, or if its runtime is gone (as between tests).
-    fn items(&self) -> mpsc::Sender<Item> {
+    fn way_in(&self) -> (mpsc::Sender<Item>, Arc<Notify>) {
         let mut running = self.lock();
         if let Some(running) = running.as_ref().filter(|running| !running.items.is_closed()) {
-            return running.items.clone();
+            return (running.items.clone(), running.full.clone());
         }
         // One batch may wait here while another is in flight; more submits wait at their callers.
         let (items, gathered) = mpsc::channel(BATCH_ITEMS_MAX);
+        let full = Arc::new(Notify::new());
         #[allow(
             clippy::disallowed_methods,
             reason = "applications link this crate without the chassis; the handle is kept, joined by close(), and a \
                       dead task is seen by the next submit"
         )]
-        let task = tokio::spawn(run(Arc::clone(&self.caller), gathered));
+        let task = tokio::spawn(run(Arc::clone(&self.caller), full.clone(), gathered));
         *running = Some(Running {
             items: items.clone(),
+            full: full.clone(),
             task,
         });
-        items
+        (items, full)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
@@ -127,33 +135,53 @@ impl Batcher {
 }
 
 /// Ends when every sender is gone and what was gathered is answered.
-async fn run(caller: Arc<Caller>, mut gathered: mpsc::Receiver<Item>) {
+async fn run(caller: Arc<Caller>, full: Arc<Notify>, mut gathered: mpsc::Receiver<Item>) {
+    let mut calls = FuturesUnordered::new();
     let mut next = None;
     loop {
-        let first = match next.take() {
-            Some(item) => item,
-            None => match gathered.recv().await {
+        if calls.is_empty() {
+            let first = match next.take() {
                 Some(item) => item,
-                None => return,
-            },
-        };
-        let batch;
-        (batch, next) = gather(first, &mut gathered);
-        send(&caller, batch).await;
+                None => match gathered.recv().await {
+                    Some(item) => item,
+                    None => return,
+                },
+            };
+            let batch;
+            (batch, next) = gather(first, &mut gathered);
+            calls.push(send(&caller, batch));
+            continue;
+        }
+        // What did not fit was more than one call takes.
+        let is_full = next.is_some() || gathered.len() >= BATCH_ITEMS_MAX;
+        if is_full && calls.len() < CALLS_MAX {
+            if let Some(first) = next.take().or_else(|| gathered.try_recv().ok()) {
+                let batch;
+                (batch, next) = gather(first, &mut gathered);
+                calls.push(send(&caller, batch));
+            }
+            continue;
+        }
+        tokio::select! {
+            biased;
+            Some(()) = calls.next() => {}
+            () = full.notified(), if calls.len() < CALLS_MAX => {}
+        }
     }
 }
 
 /// What is there now, up to the bounds of a call; and the item that did not fit.
 fn gather(first: Item, gathered: &mut mpsc::Receiver<Item>) -> (Vec<Item>, Option<Item>) {
-    let mut bytes = first.bytes;
-    let mut batch = vec![first];
+    let mut bytes = first.job.bytes();
+    let mut batch = Vec::with_capacity(gathered.len() + 1);
+    batch.push(first);
     while batch.len() < BATCH_ITEMS_MAX {
         let Ok(item) = gathered.try_recv() else { break };
         // A caller that has given up does not care any more.
         if item.answer.is_closed() {
             continue;
         }
-        bytes += item.bytes;
+        bytes += item.job.bytes();
         if bytes > BATCH_BYTES_MAX {
             return (batch, Some(item));
         }
@@ -179,12 +207,12 @@ async fn send(caller: &Caller, batch: Vec<Item>) {
 }
 
 /// One SubmitJobs call: an answer per job, in order.
-pub(crate) async fn submit_jobs(caller: &Caller, batch: Vec<v1::NewJob>, deadline: Deadline) -> Vec<Answer> {
+pub(crate) async fn submit_jobs(caller: &Caller, batch: Vec<EncodedJob>, deadline: Deadline) -> Vec<Answer> {
     let count = batch.len();
-    let request = v1::SubmitJobsRequest { jobs: batch };
-    let send = |channel, request| async move { jobs(channel).submit_jobs(request).await };
+    let request: EncodedJobs = batch.into_iter().collect();
     let failed = |error: ClientError| vec![Err(Refusal::Call(error)); count];
-    match caller.call(Plan::repeatable(deadline), request, send).await {
+    let plan = Plan::repeatable(deadline);
+    match caller.call(plan, request, encoded::submit_jobs).await {
         Ok(response) if response.items.len() == count => {
             response.items.into_iter().map(item_answer).collect()
         }

@@ -16,8 +16,8 @@
 //!
 //! What the library does so that its users need not:
 //!
-//! - **Batching.** While one submit call is in flight, further submits gather and leave together. No timer is involved:
-//!   an idle client sends at once.
+//! - **Batching.** While one submit call is in flight, further submits gather and leave together; a full batch leaves
+//!   while others are in flight. No timer is involved: an idle client sends at once.
 //! - **Retries** only where repeating is safe: calls that were refused as UNAVAILABLE, and submits whose outcome is
 //!   unknown, because every job carries a request id that the store recognises. Full jitter, within the caller's
 //!   deadline, at most a tenth of the traffic.
@@ -29,6 +29,7 @@ mod call;
 mod client;
 pub mod control;
 mod deadline;
+mod encoded;
 mod endpoints;
 mod error;
 mod jobs;

@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use prost::Message;
 use tidegate_protocol::{
     domain::Submitted,
     limits::{BATCH_BYTES_MAX, BATCH_ITEMS_MAX},
-    v1,
 };
 
 use crate::{
     Client, ClientError, Submission,
-    batch::{Answer, ITEM_OVERHEAD_BYTES, Refusal, submit_jobs},
+    batch::{Answer, Refusal, submit_jobs},
     deadline::Deadline,
+    encoded::EncodedJob,
     submit::wait_of,
 };
 
@@ -31,7 +30,7 @@ impl Client {
             results.push(Err(checked.as_ref().err().cloned().unwrap_or_else(|| {
                 ClientError::timeout("the deadline passed before it was sent")
             })));
-            waiting.extend(checked.ok().map(|job| (index, job)));
+            waiting.extend(checked.ok().map(|job| (index, EncodedJob::new(&job))));
         }
         let mut tries = 0;
         while !waiting.is_empty() && deadline.remaining().is_some() {
@@ -48,11 +47,11 @@ impl Client {
     /// Sends all once; gives back those that may be sent again, and how long to wait before.
     async fn send_round(
         &self,
-        waiting: Vec<(usize, v1::NewJob)>,
+        waiting: Vec<(usize, EncodedJob)>,
         deadline: Deadline,
         tries: u32,
         results: &mut [Result<Submitted, ClientError>],
-    ) -> (Vec<(usize, v1::NewJob)>, Duration) {
+    ) -> (Vec<(usize, EncodedJob)>, Duration) {
         let mut again = Vec::new();
         let mut wait = Duration::ZERO;
         for chunk in chunks(waiting) {
@@ -76,12 +75,12 @@ impl Client {
 }
 
 /// Parts that fit one call.
-fn chunks(jobs: Vec<(usize, v1::NewJob)>) -> Vec<Vec<(usize, v1::NewJob)>> {
+fn chunks(jobs: Vec<(usize, EncodedJob)>) -> Vec<Vec<(usize, EncodedJob)>> {
     let mut chunks = Vec::new();
     let mut chunk = Vec::new();
     let mut bytes = 0;
     for (index, job) in jobs {
-        let more = job.encoded_len() + ITEM_OVERHEAD_BYTES;
+        let more = job.bytes();
         if !chunk.is_empty() && (chunk.len() == BATCH_ITEMS_MAX || bytes + more > BATCH_BYTES_MAX) {
             chunks.push(std::mem::take(&mut chunk));
             bytes = 0;
@@ -97,15 +96,17 @@ fn chunks(jobs: Vec<(usize, v1::NewJob)>) -> Vec<Vec<(usize, v1::NewJob)>> {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_protocol::limits::PAYLOAD_BYTES_MAX;
+    use tidegate_protocol::{limits::PAYLOAD_BYTES_MAX, v1};
 
     use super::*;
 
     #[test]
     fn chunks_keep_both_bounds() {
-        let job = |bytes: usize| v1::NewJob {
-            payload: vec![0; bytes].into(),
-            ..Default::default()
+        let job = |bytes: usize| {
+            EncodedJob::new(&v1::NewJob {
+                payload: vec![0; bytes].into(),
+                ..Default::default()
+            })
         };
         let many = (0..2_500).map(|i| (i, job(10))).collect();
         assert_eq!(

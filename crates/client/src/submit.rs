@@ -15,7 +15,9 @@ use tidegate_protocol::{
 };
 use uuid::Uuid;
 
-use crate::{Client, ClientError, Queue, batch::Refusal, call::jitter, deadline::Deadline};
+use crate::{
+    Client, ClientError, Queue, batch::Refusal, call::jitter, deadline::Deadline, encoded::EncodedJob,
+};
 
 /// A job to enter. Its request id is made here once, so that however often it is sent it is one job.
 #[derive(Debug, Clone)]
@@ -206,7 +208,7 @@ impl Submit {
     /// Enters the job. `Ok` means durable at the store's level; a timeout means unknown.
     pub async fn send(self) -> Result<Submitted, ClientError> {
         let Self { client, submission } = self;
-        let job = submission.checked()?;
+        let job = EncodedJob::new(&submission.checked()?);
         let deadline = client.deadline();
         let late =
             || ClientError::timeout("the submit was not answered within its deadline; it may have arrived");
@@ -218,7 +220,7 @@ impl Submit {
 
 /// A call that failed as a whole was repeated already; an item that the router could not take now is repeated here, so
 /// that it does not hold up the others.
-async fn send_one(client: &Client, job: v1::NewJob, deadline: Deadline) -> Result<Submitted, ClientError> {
+async fn send_one(client: &Client, job: EncodedJob, deadline: Deadline) -> Result<Submitted, ClientError> {
     let mut tries = 0;
     loop {
         tries += 1;

@@ -234,6 +234,36 @@ async fn submits_in_flight_gather_into_the_next_batch() {
 }
 
 #[tokio::test]
+async fn a_full_batch_leaves_beside_the_call_in_flight() {
+    let gate = Arc::new(Semaphore::new(0));
+    let script = Script {
+        gate: Some(Arc::clone(&gate)),
+        ..Script::default()
+    };
+    let client = Client::connect([serve(&script).await.to_string()]).expect("valid");
+    let sizes = || -> Vec<usize> { script.calls.lock().unwrap().iter().map(Vec::len).collect() };
+    let submits = (0..4_500).map(|i| client.submit(&EMAIL, format!("{i}")).send());
+    let all = futures_util::future::join_all(submits);
+    let open = async {
+        // Three calls are the bound, though a fourth batch is full.
+        while sizes().len() < 3 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(
+            sizes().len() == 3 && sizes()[1..] == [1_000, 1_000],
+            "{:?}",
+            sizes()
+        );
+        gate.add_permits(100);
+    };
+    let (results, ()) = tokio::join!(all, open);
+    assert!(results.iter().all(Result::is_ok));
+    assert_eq!(sizes().iter().sum::<usize>(), 4_500);
+    client.close().await;
+}
+
+#[tokio::test]
 async fn a_refused_call_is_repeated_with_the_same_request_id() {
     let (script, client) = one([
         Act::Refuse(Code::Unavailable, reason::STORE_UNAVAILABLE, None),
