@@ -4,6 +4,7 @@ use tidegate_protocol::domain::{
     Job, JobId, JobState, NewJob, Outcome, Policy, QueueName, SettleResult, Settlement, SubmitOutcome,
     Submitted,
 };
+use uuid::Uuid;
 
 use super::{
     blob,
@@ -44,25 +45,59 @@ pub(super) fn put_job(call: &mut Call, new: &NewJob) {
     }
     let mut body = Vec::with_capacity(64 + new.payload.len());
     blob::put_body(&mut body, new);
-    let name = new.idempotency_key.as_ref().or(new.request_id.as_ref());
-    call.bytes(&entry)
-        .bytes(&body)
-        .bytes(name.map_or(&[], |name| name.as_bytes()));
+    call.bytes(&entry).bytes(&body);
+    match (&new.idempotency_key, &new.request_id) {
+        (Some(key), _) => call.bytes(key.as_bytes()),
+        (None, Some(id)) => call.bytes(&request_name(id)),
+        (None, None) => call.bytes(b""),
+    };
 }
 
-pub(super) fn submitted(
+/// A request id as it is kept. Nearly all are UUIDs, of which one is kept for each submit for minutes: as 16 bytes. No other
+/// text has that length then.
+fn request_name(id: &str) -> Vec<u8> {
+    const UUID_BYTES: usize = 16;
+    let canonical = |uuid: &Uuid| uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == id;
+    match Uuid::try_parse(id).ok().filter(canonical) {
+        Some(uuid) => uuid.as_bytes().to_vec(),
+        None if id.len() + 1 == UUID_BYTES => [b"u", id.as_bytes(), b"."].concat(),
+        None => [b"t", id.as_bytes()].concat(),
+    }
+}
+
+/// The answers to one piece of a submit.
+pub(super) fn all_submitted(
     queue: &QueueName,
-    job: &NewJob,
+    jobs: &[&NewJob],
     reply: Reply,
-) -> StoreResult<StoreResult<Submitted>> {
+) -> StoreResult<Vec<StoreResult<Submitted>>> {
+    if !reply.is_text() {
+        let answers = reply.list()?.into_iter().zip(jobs);
+        return answers
+            .map(|(answer, job)| submitted(queue, job, answer))
+            .collect();
+    }
+    let states = reply.bytes()?;
+    let created = states
+        .iter()
+        .zip(jobs)
+        .map(|(code, job)| created(job, u64::from(*code)));
+    created.map(|answer| answer.map(Ok)).collect()
+}
+
+fn created(job: &NewJob, code: u64) -> StoreResult<Submitted> {
+    Ok(Submitted {
+        id: job.id.clone(),
+        outcome: SubmitOutcome::Created,
+        state: Some(state(code)?),
+        result: None,
+        result_expired: false,
+    })
+}
+
+fn submitted(queue: &QueueName, job: &NewJob, reply: Reply) -> StoreResult<StoreResult<Submitted>> {
     if let Ok(code) = reply.number() {
-        return Ok(Ok(Submitted {
-            id: job.id.clone(),
-            outcome: SubmitOutcome::Created,
-            state: Some(state(code)?),
-            result: None,
-            result_expired: false,
-        }));
+        return created(job, code).map(Ok);
     }
     let mut values = reply.list()?.into_iter();
     let mut next = || values.next().ok_or_else(|| corrupt("too few values"));
@@ -140,19 +175,24 @@ pub(super) fn grants(
     let mut next = || values.next().ok_or_else(|| corrupt("too few values"));
     let (unmet, clock_ms, json) = (next()?.number()? == 1, next()?.number()?, next()?);
     let policy = policy(json)?;
-    let mut grants = Vec::new();
-    while let Some(index) = values.next() {
-        let (Some(local), Some(head), Some(body)) = (values.next(), values.next(), values.next()) else {
-            return Err(corrupt("too few values"));
-        };
+    let (order, ids, heads) = (next()?.bytes()?, next()?.bytes()?, next()?.number()?);
+    let heads = (0..heads)
+        .map(|_| next()?.bytes())
+        .collect::<StoreResult<Vec<_>>>()?;
+    let (places, ids) = (order.chunks_exact(4), ids.chunks_exact(size_of::<Uuid>()));
+    let mut grants = Vec::with_capacity(places.len());
+    for (place, local) in places.zip(ids) {
+        let number = |at: usize| usize::from(u16::from_be_bytes([place[at], place[at + 1]]));
+        let local = Uuid::from_slice(local).map_err(|_| corrupt("an id of another size"))?;
         let want = request
             .wants
-            .get(index.number()? as usize)
+            .get(number(0))
             .ok_or_else(|| corrupt("a want that nobody asked for"))?;
+        let head = heads.get(number(2)).ok_or_else(|| corrupt("too few heads"))?;
         let job = blob::decode(
-            id(&request.queue, local.uuid()?),
-            &head.bytes()?,
-            body.bytes()?.into(),
+            id(&request.queue, local),
+            head,
+            next()?.bytes()?.into(),
             clock_ms + policy.lease_ttl_ms,
         )?;
         grants.push(Grant {
@@ -168,16 +208,16 @@ pub(super) fn grants(
     })
 }
 
-/// Answers that are numbers, one an item.
-pub(super) fn each_number<R>(
+/// Answers that are small numbers, a byte an item.
+pub(super) fn each_byte<R>(
     reply: Reply,
     read: impl Fn(u64) -> StoreResult<R>,
 ) -> StoreResult<Vec<StoreResult<R>>> {
-    reply
-        .list()?
+    Ok(reply
+        .bytes()?
         .into_iter()
-        .map(|answer| Ok(read(answer.number()?)))
-        .collect()
+        .map(|code| read(u64::from(code)))
+        .collect())
 }
 
 /// Of `n` leases.

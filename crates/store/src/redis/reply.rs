@@ -25,6 +25,10 @@ impl Reply {
         matches!(self.0, Value::Nil)
     }
 
+    pub fn is_text(&self) -> bool {
+        matches!(self.0, Value::BulkString(_))
+    }
+
     pub fn int(&self) -> StoreResult<i64> {
         match &self.0 {
             Value::Int(n) => Ok(*n),

@@ -10,7 +10,7 @@ use super::{
     RedisStore,
     calls::{Batch, Call},
     codec::{
-        acted, each_number, got, page, place, put_job, put_settlement, renewed, settled, submitted, swept,
+        acted, all_submitted, each_byte, got, page, place, put_job, put_settlement, renewed, settled, swept,
     },
     keys, operations, policy,
     reply::Reply,
@@ -31,14 +31,6 @@ impl JobStore for RedisStore {
         if let Err(error) = self.enter(jobs.iter().map(NewJob::queue)).await {
             return all(&jobs, error);
         }
-        let read = |queue: &QueueName, jobs: &[&NewJob], reply: Reply| {
-            reply
-                .list()?
-                .into_iter()
-                .zip(jobs)
-                .map(|(answer, job)| submitted(queue, job, answer))
-                .collect()
-        };
         let size = |job: &NewJob| job.payload.len() + 512;
         let batch = Batch {
             link: &self.submits,
@@ -47,7 +39,7 @@ impl JobStore for RedisStore {
             first: None,
             put: put_job,
             size,
-            read,
+            read: all_submitted,
         };
         self.batch(&jobs, NewJob::queue, batch).await
     }
@@ -98,7 +90,7 @@ impl JobStore for RedisStore {
     }
 
     async fn settle(&self, items: Vec<SettleItem>) -> Vec<StoreResult<SettleResult>> {
-        let read = |_: &QueueName, _: &[&SettleItem], reply: Reply| each_number(reply, settled);
+        let read = |_: &QueueName, _: &[&SettleItem], reply: Reply| each_byte(reply, settled);
         let size = |item: &SettleItem| match &item.settlement.outcome {
             Outcome::Succeeded { result } => result.len() + 64,
             other => other.error().len() + 64,

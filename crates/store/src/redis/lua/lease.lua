@@ -6,7 +6,9 @@
 -- ARGV[3]           the time after which nobody waits for the answer, or empty: then nothing is granted
 -- ARGV[4]           digest of the policy that the caller knows, or empty
 -- ARGV[5..]         of each want: session and incarnation (16 bytes each) in one text, jobs at most
--- returns           {1 = unmet, time, policy (empty: none) or nil if it is the known one, then of each grant: index of its want from 0, id, head, body}
+-- returns           {1 = unmet, time, policy (empty: none) or nil if it is the known one, of each grant which want and which
+--                   head (from 0, 2 bytes each) in one text, their ids in one text, the number of heads, these, then of
+--                   each grant its body}
 
 -- Jobs that run at most: in all, and of them retries. Without a cap record a queue that costs a resource has none.
 local function caps()
@@ -27,9 +29,10 @@ end
 local cap, retry_cap, slots
 -- Of each want: session, incarnation, room left, and the heads that its jobs get. Dealt one at a time, in turns.
 local wants, next_want
-local answer, until_text
--- The call has taken all there is.
-local none_left
+local until_text
+-- What is granted: in which order (bytes of the answer's text), ids, bodies; heads, and the place of each; and whether that
+-- is all there was.
+local given
 
 local function read_wants()
   wants, next_want = {}, 1
@@ -55,15 +58,34 @@ local function take_want()
 end
 
 local function grant(want, id, head, body)
-  local n = #answer
-  answer[n + 1], answer[n + 2], answer[n + 3], answer[n + 4] = want.at, id, head, body
+  local order, heads, at, place, n = given.order, given.heads, want.at, given.place_of[head], #given.ids
+  if not place then
+    place = #heads
+    heads[place + 1], given.place_of[head] = head, place
+  end
+  local m = 4 * n
+  order[m + 1], order[m + 2], order[m + 3], order[m + 4] = floor(at / 256), at % 256, floor(place / 256), place % 256
+  given.ids[n + 1], given.bodies[n + 1] = id, body
+end
+
+local function told(answer)
+  local heads, bodies = given.heads, given.bodies
+  local n = #heads
+  answer[4], answer[5], answer[6] = string.char(unpack(given.order)), table.concat(given.ids), n
+  for i = 1, n do answer[6 + i] = heads[i] end
+  for i = 1, #bodies do answer[6 + n + i] = bodies[i] end
+  -- Bodies may be large: nothing keeps them until the next call.
+  given = nil
+  return answer
 end
 
 -- What jobs without a head come to alike: the same fence, and for each want the same head. It is put together from its
 -- parts, in the order of HEAD; `zeros`: reason to releases; numbers from SEQ to SETTLED; blamed and length of the error.
+local head_of
+do
 local RUNNING_START = string.char(FORMAT_VERSION, RUNNING, 0)
 local zeros, zeros_seq, zeros_blamed = ('\0'):rep(14), ('\0'):rep(48), ('\0'):rep(20)
-local function head_of(want, body, fence)
+function head_of(want, body, fence)
   local kind = sub(body, KEY_END_AT, FLAGS_AT)
   local head = want.head
   -- Neighbours are mostly alike.
@@ -74,6 +96,7 @@ local function head_of(want, body, fence)
   end
   return head
 end
+end
 
 -- The beginning of the first lane, as far as jobs without a head stand there; many at a time. Answers how many it dealt.
 -- It is the first that a call does.
@@ -82,7 +105,7 @@ local function lease_fresh(most)
   local n = 0
   while n < #entries and #entries[n + 1] == 16 do n = n + 1 end
   if n == 0 then
-    none_left = #entries == 0 and record[USED] == 0
+    given.are_all = #entries == 0 and record[USED] == 0
     return 0
   end
   local fence, leases, dealt = spack('>I8', max(1, NOW)), members_of(sorted_add, K.leases[0]), 0
@@ -96,8 +119,7 @@ local function lease_fresh(most)
       heads_put[at + 1], heads_put[at + 2], leases[at + 1], leases[at + 2] = id, head, until_text, entry
       local held = want.leases
       held[#held + 1] = entry
-      at = 2 * at + 3
-      answer[at + 1], answer[at + 2], answer[at + 3], answer[at + 4] = want.at, id, head, body
+      grant(want, id, head, body)
       dealt = dealt + 1
     end
     if bytes_read > BYTES_MAX then
@@ -106,7 +128,7 @@ local function lease_fresh(most)
     end
   end
   call('LTRIM', K.ready[0], dealt, -1)
-  none_left = record[USED] == 0 and dealt == #entries and dealt < most
+  given.are_all = record[USED] == 0 and dealt == #entries and dealt < most
   slots[0] = slots[0] + dealt
   return dealt
 end
@@ -147,9 +169,10 @@ made.lease = function()
   reset_ready()
   cap, retry_cap = caps()
   local wanted = read_wants()
-  until_text, none_left = as_text(NOW + policy.lease_ttl_ms), false
+  until_text = as_text(NOW + policy.lease_ttl_ms)
   local is_known = tonumber(ARGV[4]) == policy.digest
-  answer = {0, NOW, not is_known and (call('HGET', K.meta, 'policy') or '')}
+  local answer = {0, NOW, not is_known and (call('HGET', K.meta, 'policy') or '')}
+  given = {order = {}, ids = {}, bodies = {}, heads = {}, place_of = {}, are_all = false}
   local granted, most = 0, min(wanted, tonumber(ARGV[2]))
   -- A server that stalled works off what its callers have given up on: such jobs would run with nobody.
   if NOW > (tonumber(ARGV[3]) or math.huge) then most = 0 end
@@ -159,15 +182,15 @@ made.lease = function()
       local room = min(most, cap - slots[0] - slots[1])
       if room > 0 then granted = lease_fresh(room) end
     end
-    while granted < most and not (tired or none_left) and lease_one(most - granted) do granted = granted + 1 end
+    while granted < most and not (tired or given.are_all) and lease_one(most - granted) do granted = granted + 1 end
   end
   if granted < wanted then
     answer[1] = 1
-    set(HUNGRY, (none_left or ready_left(0) + ready_left(1) <= 0) and FOR_A_JOB or FOR_ANYTHING)
+    set(HUNGRY, (given.are_all or ready_left(0) + ready_left(1) <= 0) and FOR_A_JOB or FOR_ANYTHING)
     -- There is more, only not in this call.
     if tired then wake() end
   end
   trim_lists()
   flush()
-  return answer
+  return told(answer)
 end

@@ -4,7 +4,7 @@
 -- KEYS[1], ARGV[1]  see lib.lua
 -- ARGV[2..]         of each: in one text id (16 bytes), fence (8), and of all but a success without a result outcome (1),
 --                   wait in ms (8), a number in [0, 1) (8), the result of a success or else the error
--- returns           of each: 0 = no such job, the state after it = recorded, 10 + the state = stale
+-- returns           a byte of each: 0 = no such job, the state after it = recorded, 10 + the state = stale
 
 local PLAIN_BYTES, OUTCOME_AT, TEXT_AT = 24, 25, 42
 
@@ -44,9 +44,10 @@ local function settle(item, id)
   return again and job[STATE] or 10 + job[STATE]
 end
 
--- Some of the items. Most jobs succeed, and are all alike then; the others are changed one by one.
-local function settle_some(first, last, answers)
-  local ids, new_heads, common = {}, {}, 0
+-- Some of the items. Most jobs succeed, and are all alike then; the others are changed one by one. Answers whether all were
+-- alike. `new_heads`: of what was settled since the last step().
+local function settle_some(first, last, answers, new_heads)
+  local ids, common, all_alike = {}, 0, true
   for i = first, last do ids[i - first + 1] = sub(ARGV[i], 1, 16) end
   local heads, successes, now = call('HMGET', K.heads, unpack(ids)), {}, spack('>I8', NOW)
   for i = 1, #ids do
@@ -69,21 +70,36 @@ local function settle_some(first, last, answers)
     else
       head = new_heads[id] or head
       if head and jobs[id] == nil then known(id, head) end
-      answers[first + i - 2] = settle(item, id)
+      answers[first + i - 2], all_alike = settle(item, id), false
     end
   end
   if common > 0 then
     succeeded_n = succeeded_n + common
     wake_for_slot()
   end
+  return all_alike
+end
+
+-- Of many that succeed at once only the last are kept: nothing is written of the others that would be trimmed at once.
+local function drop_surplus()
+  local surplus, slack = #succeeded - policy.keep_finished, floor(policy.keep_finished / 8)
+  if surplus <= slack then return end
+  -- Where more are kept than should be (the policy has changed) the oldest go first.
+  if call('LLEN', K.history[SUCCEEDED]) - record[STALE + 2] > policy.keep_finished + slack then return end
+  gone = {unpack(succeeded, 1, surplus)}
+  succeeded, heads_put = {unpack(succeeded, surplus + 1)}, {unpack(heads_put, 2 * surplus + 1)}
 end
 
 made.settle = function()
-  local answers = {}
+  local answers, new_heads, all_alike = {}, {}, true
   for first = 2, #ARGV, LOAD_MAX do
-    if first > 2 then step() end
-    settle_some(first, min(first + LOAD_MAX - 1, #ARGV), answers)
+    if not all_alike then
+      step()
+      new_heads, all_alike = {}, true
+    end
+    all_alike = settle_some(first, min(first + LOAD_MAX - 1, #ARGV), answers, new_heads)
   end
+  if all_alike then drop_surplus() end
   flush()
-  return answers
+  return string.char(unpack(answers))
 end

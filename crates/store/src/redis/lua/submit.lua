@@ -5,7 +5,7 @@
 -- ARGV[2..]         of each job: id and payload hash (28 bytes), and if it has to wait or has a deadline due, delay,
 --                   absolute and relative deadline in ms (8 bytes each, 0 = none); its body from the flags on; its key,
 --                   or else its request id, or nothing
--- returns           of each job its state, or one of
+-- returns           if all are entered a byte of each, its state; else a list of what each has become: its state, or one of
 --                   {2, id, state or 0, 1 = the job is kept, result or nil} a duplicate
 --                   {3, depth, max} full, {4, max} no room for another key, {5, id} the key is another payload's
 
@@ -128,5 +128,5 @@ made.submit = function()
   if #ready > 0 then wake() end
   submitted_n = entered_n
   flush()
-  return answers
+  return entered_n == n and string.char(unpack(answers)) or answers
 end
