@@ -25,6 +25,10 @@ pub struct PoolUsage {
 /// A pool that can say how full it is. Called ten times a second on the thread that keeps the leases: it must not block.
 pub trait PoolStats: Send + Sync + 'static {
     fn usage(&self) -> PoolUsage;
+
+    /// How many jobs may use it at once from now on, for a pool that grows and shrinks with that. Called when it changes,
+    /// and at the start, on the same thread.
+    fn on_target(&self, _jobs: u32) {}
 }
 
 impl<F: Fn() -> PoolUsage + Send + Sync + 'static> PoolStats for F {
@@ -41,6 +45,8 @@ pub(crate) struct Pool {
     pub(crate) stats: Arc<dyn PoolStats>,
     /// Callers waited at the last look, too.
     is_waiting: bool,
+    /// What it was told of its target.
+    told: Option<u32>,
 }
 
 impl Pool {
@@ -50,6 +56,7 @@ impl Pool {
             queues,
             stats,
             is_waiting: false,
+            told: None,
         }
     }
 }
@@ -95,6 +102,17 @@ impl Pools {
             pool.is_waiting = waits;
             lasts.then_some(&*pool)
         })
+    }
+
+    /// Tells each pool how many jobs of its queues may run, where that has changed.
+    pub(crate) fn tell(&mut self, jobs_of: impl Fn(&[QueueName]) -> u32) {
+        for pool in &mut self.pools {
+            let jobs = jobs_of(&pool.queues);
+            if pool.told != Some(jobs) {
+                pool.told = Some(jobs);
+                pool.stats.on_target(jobs);
+            }
+        }
     }
 
     pub(crate) fn wake_at_ms(&self) -> u64 {

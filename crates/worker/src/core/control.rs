@@ -19,6 +19,18 @@ impl Core {
             self.limit(now_ms, &queue);
             tracing::debug!(%queue, target = target.target, reason = target.reason, "target");
         }
+        self.tell_pools();
+    }
+
+    /// A pool is as large as the queues that take from it may be.
+    pub(super) fn tell_pools(&mut self) {
+        let (permits, all) = (&self.permits, &self.settings.queues);
+        self.pools.tell(|queues| {
+            let queues = if queues.is_empty() { all } else { queues };
+            let targets = queues.iter().filter_map(|queue| permits.target(queue));
+            let jobs = targets.fold(0, u32::saturating_add);
+            jobs.min(self.settings.slots)
+        });
     }
 
     /// Nobody has repeated the targets: they stay, except that a queue with none gets one. Which worker has slots for it
@@ -34,6 +46,7 @@ impl Core {
             self.permits.set_target(&queue, 1);
             self.limit(now_ms, &queue);
         }
+        self.tell_pools();
     }
 
     pub(crate) fn cancel_leases(&mut self, now_ms: u64, leases: &[v1::LeaseRef]) {

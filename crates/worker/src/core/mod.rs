@@ -180,6 +180,7 @@ impl Core {
     /// The pools that the handlers take from.
     pub(crate) fn with_pools(mut self, pools: Vec<Pool>) -> Self {
         self.pools = Pools::new(pools);
+        self.tell_pools();
         self
     }
 

@@ -213,3 +213,33 @@ fn callers_that_wait_for_a_connection_halve_the_credit_and_alarm() {
     assert_eq!(credit(&said(&mut core, 2_110)), Some((8, 0)));
     assert_eq!(core.report(2_110).resources[0].waiters, 0);
 }
+
+#[derive(Default)]
+struct Follower(std::sync::Mutex<Vec<u32>>);
+
+impl crate::PoolStats for std::sync::Arc<Follower> {
+    fn usage(&self) -> crate::PoolUsage {
+        crate::PoolUsage::default()
+    }
+
+    fn on_target(&self, jobs: u32) {
+        self.0.lock().expect("no holder panics").push(jobs);
+    }
+}
+
+#[test]
+fn a_pool_is_told_its_target_when_it_changes() {
+    let follower = std::sync::Arc::new(Follower::default());
+    let pool = crate::pools::Pool::new(
+        "pg".to_owned(),
+        Vec::new(),
+        std::sync::Arc::new(std::sync::Arc::clone(&follower)),
+    );
+    let mut core = core(8).with_pools(vec![pool]);
+    for wanted in [3, 3, 100, 0] {
+        target(&mut core, 10, wanted);
+    }
+    core.targets_ended(20);
+    let told = follower.0.lock().expect("no holder panics").clone();
+    assert_eq!(told, [8, 3, 8, 0, 1], "never more than slots");
+}
