@@ -53,7 +53,8 @@ impl JobContext {
         Self::for_test_with_fence(job_id, 1)
     }
 
-    pub(crate) fn for_test_with_fence(job_id: JobId, fence: u64) -> Self {
+    /// The same for an attempt with this fence.
+    pub fn for_test_with_fence(job_id: JobId, fence: u64) -> Self {
         let facts = Facts {
             job_id,
             fence,

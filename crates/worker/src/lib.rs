@@ -41,6 +41,7 @@
 mod documents {
     #[doc = include_str!("../../../README.md")]
     struct Readme;
+    #[cfg(feature = "postgres")] // of which its last part speaks
     #[doc = include_str!("../../../docs/worker-rust.md")]
     struct Guide;
 }
@@ -65,6 +66,8 @@ mod link;
 mod outcome;
 mod permits;
 mod pools;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod reflex;
 mod registry;
 mod role;

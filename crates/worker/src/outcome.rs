@@ -155,8 +155,11 @@ impl JobError {
         Self { verdict }
     }
 
-    /// A retry for an error, with its causes, each once, and the class that they show.
+    /// What an error says by itself, or a retry with its causes, each once, and the class that they show.
     fn of(error: &(dyn Error + 'static)) -> Self {
+        if let Some(said) = causes(error).find_map(said) {
+            return said;
+        }
         let mut text = error.to_string();
         for cause in causes(error).skip(1) {
             let more = cause.to_string();
@@ -168,10 +171,12 @@ impl JobError {
     }
 
     pub(crate) fn of_boxed(error: BoxError) -> Self {
-        match error.downcast::<Carried>() {
-            Ok(carried) => carried.0,
-            Err(error) => Self::of(&*error),
-        }
+        Self::of(&*error)
+    }
+
+    /// Why.
+    pub fn text(&self) -> &str {
+        self.verdict.outcome.error()
     }
 }
 
@@ -190,7 +195,7 @@ impl<E: Error + 'static> From<E> for JobError {
 
 /// A [`JobError`] on its way through code that knows only boxed errors: it comes out as it went in.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", .0.verdict.outcome.error())]
+#[error("{}", .0.text())]
 struct Carried(JobError);
 
 impl From<JobError> for BoxError {
@@ -205,6 +210,15 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     std::iter::successors(Some(error), cause_of).take(CAUSES_MAX)
 }
 
+/// What happens next, where a cause knows it.
+fn said(cause: &(dyn Error + 'static)) -> Option<JobError> {
+    #[cfg(feature = "postgres")]
+    if let Some(error) = cause.downcast_ref::<crate::postgres::OnceError>() {
+        return error.says();
+    }
+    cause.downcast_ref::<Carried>().map(|carried| carried.0.clone())
+}
+
 /// Who is to blame, by the first cause that tells.
 fn class_of(error: &(dyn Error + 'static)) -> FailureClass {
     causes(error).find_map(known).unwrap_or(FailureClass::Error)
@@ -214,6 +228,10 @@ fn known(cause: &(dyn Error + 'static)) -> Option<FailureClass> {
     use io::ErrorKind;
     if cause.is::<tower::load_shed::error::Overloaded>() {
         return Some(FailureClass::Overload);
+    }
+    #[cfg(feature = "postgres")]
+    if let Some(error) = cause.downcast_ref::<sqlx::Error>() {
+        return Some(crate::postgres::class_of(error));
     }
     let kind = cause.downcast_ref::<io::Error>()?.kind();
     let away = matches!(
@@ -314,6 +332,8 @@ mod tests {
                 after_ms: 0
             }
         );
+        let carried = anyhow::Error::new(Carried(JobError::failed("no address"))).context("send");
+        assert!(matches!(outcome(Err::<(), _>(carried)), Outcome::Failed { error } if error == "no address"));
         assert_eq!(
             outcome(Err::<(), _>("text")),
             Outcome::Retry {
