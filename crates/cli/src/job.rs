@@ -1,13 +1,14 @@
 //! `tidegate job`.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::json;
-use tidegate_client::{ActionResult, JobState};
+use tidegate_chassis::clock::wall;
+use tidegate_client::{ActProgress, ActionResult, Client, JobAction, JobFilter, JobState};
 
 use crate::{
     args::{Common, Format},
     exit::Usage,
-    output,
+    output, time,
 };
 
 #[derive(Subcommand)]
@@ -17,46 +18,98 @@ pub enum JobCommand {
     /// Example: tidegate job get email:0:0190163d8694739b8e1cdbf4a7ee1b8e
     #[command(verbatim_doc_comment)]
     Get { id: String },
-    /// Jobs of a queue in one state
+    /// Jobs of a queue, by state, time and key
     ///
-    /// Example: tidegate job list --queue email --state dead --limit 20
+    /// Example: tidegate job list --queue email --state dead --since 1h --limit 20
     #[command(verbatim_doc_comment)]
     List {
         #[arg(long)]
         queue: String,
-        /// scheduled, ready, running, succeeded, dead, cancelled or expired
-        #[arg(long, default_value = "ready")]
-        state: String,
+        #[command(flatten)]
+        which: Which,
         #[arg(long, default_value_t = 100)]
         limit: u32,
     },
-    /// Cancel jobs that are not finished
+    /// Cancel jobs that are not finished: by id, or all that a filter names
     ///
-    /// Example: tidegate job cancel ID...
+    /// Examples:
+    ///   tidegate job cancel ID...
+    ///   tidegate job cancel --queue email --since 10m --yes
     #[command(verbatim_doc_comment)]
-    Cancel {
-        #[arg(required = true)]
-        ids: Vec<String>,
-    },
-    /// Put dead jobs back to ready
+    Cancel(Targets),
+    /// Put dead jobs back to ready: by id, or all that a filter names
     ///
-    /// Example: tidegate job redrive ID...
+    /// Examples:
+    ///   tidegate job redrive ID...
+    ///   tidegate job redrive --queue email --since 1h --yes
     #[command(verbatim_doc_comment)]
-    Redrive {
-        #[arg(required = true)]
-        ids: Vec<String>,
-    },
-    /// Remove jobs, in whatever state
+    Redrive(Targets),
+    /// Remove jobs in whatever state: by id, or all that a filter names
     ///
-    /// Example: tidegate job delete ID... --yes
+    /// Examples:
+    ///   tidegate job delete ID... --yes
+    ///   tidegate job delete --queue email --state dead --yes
     #[command(verbatim_doc_comment)]
-    Delete {
-        #[arg(required = true)]
-        ids: Vec<String>,
-        /// Do it
-        #[arg(long)]
-        yes: bool,
-    },
+    Delete(Targets),
+}
+
+/// Narrows the jobs of a queue.
+#[derive(Args)]
+pub struct Which {
+    /// scheduled, ready, running, succeeded, dead, cancelled or expired [default: all]
+    #[arg(long)]
+    state: Option<String>,
+    /// Submitted since: 90s, 10m, 1h ago, or a time like 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Submitted before: the same
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// With this idempotency key
+    #[arg(long)]
+    key: Option<String>,
+}
+
+impl Which {
+    fn filter(&self, queue: &str) -> anyhow::Result<JobFilter> {
+        let mut filter = JobFilter::of(queue);
+        if let Some(text) = &self.state {
+            let known = JobState::ALL.into_iter().find(|known| known.as_str() == text);
+            filter = filter.state(known.ok_or_else(|| {
+                let names = JobState::ALL.map(JobState::as_str).join(", ");
+                Usage(format!("no state {text:?}; there are {names}"))
+            })?);
+        }
+        let now = wall();
+        if let Some(text) = &self.since {
+            filter = filter.created_from(time::parse_past(text, now).map_err(Usage)?);
+        }
+        if let Some(text) = &self.until {
+            filter = filter.created_before(time::parse_past(text, now).map_err(Usage)?);
+        }
+        Ok(match &self.key {
+            Some(key) => filter.key(key),
+            None => filter,
+        })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.state.is_none() && self.since.is_none() && self.until.is_none() && self.key.is_none()
+    }
+}
+
+/// Whose state is to be changed.
+#[derive(Args)]
+pub struct Targets {
+    ids: Vec<String>,
+    /// Instead of ids: the jobs of this queue
+    #[arg(long)]
+    queue: Option<String>,
+    #[command(flatten)]
+    which: Which,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
 }
 
 pub async fn run(common: &Common, command: JobCommand) -> anyhow::Result<()> {
@@ -74,28 +127,91 @@ pub async fn run(common: &Common, command: JobCommand) -> anyhow::Result<()> {
             }
             Ok(())
         }
-        JobCommand::List { queue, state, limit } => list(common, queue, &state, limit).await,
-        JobCommand::Cancel { ids } => report(common, client.cancel(ids).await?),
-        JobCommand::Redrive { ids } => report(common, client.redrive(ids).await?),
-        JobCommand::Delete { yes: false, .. } => {
-            Err(Usage("delete removes jobs for good: add --yes".into()).into())
-        }
-        JobCommand::Delete { ids, .. } => report(common, client.delete(ids).await?),
+        JobCommand::List { queue, which, limit } => list(common, which.filter(&queue)?, limit).await,
+        JobCommand::Cancel(targets) => act(common, JobAction::Cancel, targets).await,
+        JobCommand::Redrive(targets) => act(common, JobAction::Redrive, targets).await,
+        JobCommand::Delete(targets) => act(common, JobAction::Delete, targets).await,
     }
 }
 
-async fn list(common: &Common, queue: String, state: &str, limit: u32) -> anyhow::Result<()> {
-    let known = JobState::ALL.into_iter().find(|known| known.as_str() == state);
-    let state = known.ok_or_else(|| {
-        let names = JobState::ALL.map(JobState::as_str).join(", ");
-        Usage(format!("no state {state:?}; there are {names}"))
-    })?;
+async fn act(common: &Common, action: JobAction, targets: Targets) -> anyhow::Result<()> {
+    let client = common.client()?;
+    let Targets {
+        ids,
+        queue,
+        which,
+        yes,
+    } = targets;
+    match queue {
+        Some(_) if !ids.is_empty() => Err(Usage("give ids or --queue, not both".into()).into()),
+        Some(_) if !yes => Err(Usage(
+            "this is for all jobs that fit: look at them with job list, then add --yes".into(),
+        )
+        .into()),
+        Some(queue) => act_on_all(common, &client, action, which.filter(&queue)?).await,
+        None if ids.is_empty() || !which.is_empty() => {
+            Err(Usage("give ids, or --queue with --state, --since, --until or --key".into()).into())
+        }
+        None if action == JobAction::Delete && !yes => {
+            Err(Usage("delete removes jobs for good: add --yes".into()).into())
+        }
+        None => {
+            let results = match action {
+                JobAction::Cancel => client.cancel(ids).await?,
+                JobAction::Redrive => client.redrive(ids).await?,
+                JobAction::Delete => client.delete(ids).await?,
+            };
+            report(common, results)
+        }
+    }
+}
+
+/// A line a batch, so that one sees it move; the last one is the result.
+async fn act_on_all(
+    common: &Common,
+    client: &Client,
+    action: JobAction,
+    filter: JobFilter,
+) -> anyhow::Result<()> {
+    let mut acting = client.act_on(action, filter).await?;
+    let mut last = ActProgress::default();
+    while let Some(progress) = acting.next().await {
+        let next = progress?;
+        if next == last {
+            continue;
+        }
+        last = next;
+        let ActProgress {
+            examined,
+            done,
+            refused,
+            finished,
+        } = last;
+        match common.output {
+            Format::Json => output::json_line(
+                &json!({ "examined": examined, "done": done, "refused": refused, "finished": finished }),
+            ),
+            Format::Table => {
+                let end = if finished { ", finished" } else { "" };
+                output::line(format_args!("{done} done, {refused} refused of {examined}{end}"));
+            }
+        }
+    }
+    if last.finished {
+        return Ok(());
+    }
+    anyhow::bail!(
+        "the router went away before the end: run the same command again, what is done no longer fits"
+    )
+}
+
+async fn list(common: &Common, filter: JobFilter, limit: u32) -> anyhow::Result<()> {
     let client = common.client()?;
     let mut jobs = Vec::new();
     let mut token = String::new();
     while jobs.len() < limit as usize {
         let wanted = (limit - jobs.len() as u32).min(1_000);
-        let page = client.list(queue.clone(), state, wanted, token).await?;
+        let page = client.search(filter.clone(), wanted, token).await?;
         jobs.extend(page.jobs);
         match page.next_page_token {
             Some(next) => token = next,

@@ -6,11 +6,10 @@ use tidegate_protocol::{domain::JobState, limits::BATCH_ITEMS_MAX, v1};
 use tonic::Streaming;
 
 use crate::{
-    ActionResult, Client, ClientError, JobPage, JobView,
+    ActionResult, Client, ClientError, JobFilter, JobPage, JobView,
     call::{Plan, jitter},
     client::jobs,
     deadline::Deadline,
-    view::set,
 };
 
 impl Client {
@@ -33,22 +32,8 @@ impl Client {
         page_size: u32,
         page_token: impl Into<String>,
     ) -> Result<JobPage, ClientError> {
-        let request = v1::ListJobsRequest {
-            queue: queue.into(),
-            state: v1::JobState::from(state).into(),
-            page_size: i32::try_from(page_size).unwrap_or(i32::MAX),
-            page_token: page_token.into(),
-        };
-        let send = |channel, request| async move { jobs(channel).list_jobs(request).await };
-        let response = self.caller.call(self.read_plan(), request, send).await?;
-        Ok(JobPage {
-            jobs: response
-                .jobs
-                .into_iter()
-                .map(JobView::try_from)
-                .collect::<Result<_, _>>()?,
-            next_page_token: set(response.next_page_token),
-        })
+        let filter = JobFilter::of(queue).state(state);
+        self.search(filter, page_size, page_token).await
     }
 
     /// Cancels jobs that are not finished. A running handler is told with its next renewal. One result per id.

@@ -36,6 +36,7 @@ mod jobs;
 mod many;
 mod queue;
 mod queues;
+mod search;
 mod submit;
 mod view;
 
@@ -44,6 +45,7 @@ pub use endpoints::endpoint;
 pub use error::ClientError;
 pub use jobs::Watch;
 pub use queue::Queue;
+pub use search::{ActProgress, Acting, JobAction, JobFilter};
 pub use submit::{Submission, Submit};
 pub use tidegate_protocol::domain::{JobId, JobState, QueueName, SubmitOutcome, Submitted};
 pub use view::{ActionResult, JobPage, JobView, QueuePage, QueueView};

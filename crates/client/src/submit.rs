@@ -154,7 +154,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// A time before the epoch becomes 1 ms after it: long past, but not "not set".
-fn epoch_ms(time: SystemTime) -> u64 {
+pub(crate) fn epoch_ms(time: SystemTime) -> u64 {
     millis(time.duration_since(UNIX_EPOCH).unwrap_or_default()).max(1)
 }
 

@@ -161,6 +161,15 @@ impl JobService for Script {
         Err(Status::unimplemented(""))
     }
 
+    type ActOnJobsStream = ReceiverStream<Result<v1::ActOnJobsResponse, Status>>;
+
+    async fn act_on_jobs(
+        &self,
+        _: Request<v1::ActOnJobsRequest>,
+    ) -> Result<Response<Self::ActOnJobsStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn watch_job(
         &self,
         request: Request<v1::WatchJobRequest>,

@@ -4,7 +4,9 @@
 //! domain types; from there on only [`Refusal`]s and domain types exist.
 
 mod actions;
+mod bulk;
 mod pages;
+mod search;
 mod submit;
 mod watching;
 
@@ -22,6 +24,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, async_trait};
 
+pub use bulk::BULKS_MAX;
 pub(crate) use pages::{page_size, wrong_token};
 pub use watching::WATCHERS_MAX;
 
@@ -41,7 +44,8 @@ const READS_MAX: usize = 64;
 /// Tried this often to fit a page below the message limit; each try halves the page.
 const PAGE_TRIES: usize = 11;
 
-/// See the [module](self).
+/// See the [module](self). A cheap handle.
+#[derive(Clone)]
 pub struct Jobs {
     pub store: Arc<dyn JobStore>,
     pub pipes: Pipes,
@@ -52,6 +56,8 @@ pub struct Jobs {
     pub waiters: Arc<Waiters>,
     /// Where the streams of watchers run; its bound is theirs.
     pub watchers: Group,
+    /// Where actions on many jobs run; its bound is theirs.
+    pub bulks: Group,
     pub draining: CancellationToken,
     pub reads: Reads,
 }
@@ -171,6 +177,15 @@ impl v1::job_service_server::JobService for Jobs {
     ) -> Result<Response<v1::DeleteJobsResponse>, Status> {
         let results = self.act(Action::Delete, request.into_inner().job_ids).await?;
         Ok(Response::new(v1::DeleteJobsResponse { results }))
+    }
+
+    type ActOnJobsStream = ReceiverStream<Result<v1::ActOnJobsResponse, Status>>;
+
+    async fn act_on_jobs(
+        &self,
+        request: Request<v1::ActOnJobsRequest>,
+    ) -> Result<Response<Self::ActOnJobsStream>, Status> {
+        Ok(Response::new(self.act_on(request.into_inner())?))
     }
 
     type WatchJobStream = ReceiverStream<Result<v1::WatchJobResponse, Status>>;

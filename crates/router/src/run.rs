@@ -24,7 +24,7 @@ use crate::{
     control::Attachment,
     dispatcher::{Dispatch, Dispatcher, HANDBACKS_MAX, Handback},
     janitor::Janitor,
-    job_service::{Jobs, Reads, WATCHERS_MAX},
+    job_service::{BULKS_MAX, Jobs, Reads, WATCHERS_MAX},
     lease::{self, Leases},
     metrics::Metrics,
     observed::Observed,
@@ -266,6 +266,7 @@ impl Router {
             metrics,
             waiters,
             watchers: tasks.group("watchers", WATCHERS_MAX),
+            bulks: tasks.group("bulk actions", BULKS_MAX),
             draining: draining.clone(),
             reads,
         };
@@ -290,7 +291,7 @@ impl Router {
         };
         let server = GrpcServer::new(self.readiness)
             .limits(limits)
-            .panicked(|| Refusal::internal().into_status().into_http())
+            .answer(|why| Refusal::unanswered(why).into_status().into_http())
             .add_service(self.jobs)
             .add_service(self.queues)
             .add_service(self.leases);

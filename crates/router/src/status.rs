@@ -6,11 +6,11 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use tidegate_chassis::tasks::GroupRefused;
+use tidegate_chassis::{serve::Unanswered, tasks::GroupRefused};
 use tidegate_protocol::{
     convert::Invalid,
     domain::{JobId, JobState, QueueName},
-    reason, v1,
+    limits, reason, v1,
 };
 use tidegate_store::StoreError;
 use tonic::{Code, Status, metadata::MetadataMap};
@@ -217,6 +217,23 @@ impl Refusal {
             reason::INTERNAL,
             "internal error; the router's log has the details",
         )
+    }
+
+    /// A call that no handler has answered.
+    pub fn unanswered(why: Unanswered) -> Self {
+        match why {
+            Unanswered::Panicked => Self::internal(),
+            Unanswered::Malformed => Self::new(
+                Code::InvalidArgument,
+                reason::MALFORMED_MESSAGE,
+                "what was sent is not a message of this call: use the client of the same contract",
+            ),
+            Unanswered::TooLarge => Self::new(
+                Code::ResourceExhausted,
+                reason::MESSAGE_TOO_LARGE,
+                format!("messages are at most {} bytes", limits::MESSAGE_BYTES_MAX),
+            ),
+        }
     }
 
     /// A group of tasks that takes no more.

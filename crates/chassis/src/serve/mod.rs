@@ -24,7 +24,7 @@ pub use connections::Connection;
 pub use health::{HealthHandle, LIVENESS_SERVICE};
 pub use limits::{Limits, MESSAGE_BYTES_MAX};
 pub use peer::{Hold, PeerInfo};
-pub use rpc::Panicked;
+pub use rpc::{Answer, Unanswered};
 
 use crate::admin::Readiness;
 
@@ -48,7 +48,7 @@ pub struct GrpcServer {
     health: HealthHandle,
     reflection: Vec<&'static [u8]>,
     tls: Option<ServerTlsConfig>,
-    panicked: Option<Panicked>,
+    answer: Answer,
 }
 
 impl GrpcServer {
@@ -62,7 +62,7 @@ impl GrpcServer {
             health: HealthHandle::new(),
             reflection: Vec::new(),
             tls: None,
-            panicked: None,
+            answer: rpc::plain,
         }
     }
 
@@ -103,9 +103,9 @@ impl GrpcServer {
         self
     }
 
-    /// What a caller is told whose handler panicked; else INTERNAL without details.
-    pub fn panicked(mut self, answer: Panicked) -> Self {
-        self.panicked = Some(answer);
+    /// What a caller is told who has no answer of a handler; else the status without details.
+    pub fn answer(mut self, answer: Answer) -> Self {
+        self.answer = answer;
         self
     }
 
@@ -178,7 +178,7 @@ impl GrpcServer {
         let known = self.services.into();
         let calls = rpc::Calls {
             known,
-            panicked: self.panicked.unwrap_or(rpc::internal),
+            answer: self.answer,
             unread_bytes_max: self.limits.unread_bytes_max,
         };
         let routes = rpc::observed(routes.routes(), calls);

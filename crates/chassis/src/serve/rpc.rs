@@ -1,5 +1,5 @@
-//! What every call gets, in one place instead of in each handler: `rpc.server.call.duration`, an answer when its handler
-//! panics, and a bound on what waits to be read.
+//! What every call gets, in one place instead of in each handler: `rpc.server.call.duration`, an answer where tonic or a
+//! panic would have spoken for us, and a bound on what waits to be read.
 //!
 //! The status of a gRPC call stands in the trailers, after the body, so the body is watched to its end. A call
 //! whose body is dropped before counts as CANCELLED: the client went away.
@@ -27,14 +27,25 @@ use crate::telemetry::{Histogram, KeyValue, meter};
 /// Instead of the path of a call that no service of ours has: paths are the client's to invent, labels are not.
 const OTHER: &str = "_OTHER";
 
-/// Makes the answer of a call whose handler panicked.
-pub type Panicked = fn() -> http::Response<tonic::body::Body>;
+/// Why a call has no answer of its handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    /// The handler panicked.
+    Panicked,
+    /// What came is not a message of this call.
+    Malformed,
+    /// The message is larger than a message may be.
+    TooLarge,
+}
+
+/// Makes the answer of a call that has none of its handler.
+pub type Answer = fn(Unanswered) -> http::Response<tonic::body::Body>;
 
 /// What is to be known about every call.
 pub(super) struct Calls {
     /// The services whose calls are named.
     pub known: Arc<[&'static str]>,
-    pub panicked: Panicked,
+    pub answer: Answer,
     pub unread_bytes_max: usize,
 }
 
@@ -42,7 +53,7 @@ pub(super) struct Calls {
 pub(super) fn observed(routes: Routes, calls: Calls) -> Routes {
     let Calls {
         known,
-        panicked,
+        answer: answer_for,
         unread_bytes_max,
     } = calls;
     let duration = meter()
@@ -62,8 +73,12 @@ pub(super) fn observed(routes: Routes, calls: Calls) -> Routes {
                         method = call.method,
                         "a handler panicked; its call is answered INTERNAL"
                     );
-                    panicked().map(Body::new)
+                    answer_for(Unanswered::Panicked).map(Body::new)
                 }
+            };
+            let answer = match unread_by_handler(answer.headers()) {
+                Some(why) => answer_for(why).map(Body::new),
+                None => answer,
             };
             call.watch(answer, |body| Paced::new(body, peer, unread_bytes_max))
         }
@@ -71,13 +86,31 @@ pub(super) fn observed(routes: Routes, calls: Calls) -> Routes {
     routes.into_axum_router().layer(observe).into()
 }
 
-/// INTERNAL without details.
-pub(super) fn internal() -> http::Response<tonic::body::Body> {
+/// tonic says INTERNAL of a message that it cannot decode, and OUT_OF_RANGE of one that is too large: neither is true of a
+/// caller's mistake. What our handlers say has details, so what has none is tonic's.
+fn unread_by_handler(headers: &HeaderMap) -> Option<Unanswered> {
+    if headers.contains_key("grpc-status-details-bin") {
+        return None;
+    }
+    match status(headers)? {
+        Code::Internal => Some(Unanswered::Malformed),
+        Code::OutOfRange => Some(Unanswered::TooLarge),
+        _ => None,
+    }
+}
+
+/// A status without details.
+pub(super) fn plain(why: Unanswered) -> http::Response<tonic::body::Body> {
+    let (code, message) = match why {
+        Unanswered::Panicked => ("13", "internal error"),
+        Unanswered::Malformed => ("3", "not a message of this call"),
+        Unanswered::TooLarge => ("8", "the message is too large"),
+    };
     let mut answer = http::Response::new(tonic::body::Body::empty());
     let headers = answer.headers_mut();
     headers.insert("content-type", HeaderValue::from_static("application/grpc"));
-    headers.insert("grpc-status", HeaderValue::from_static("13"));
-    headers.insert("grpc-message", HeaderValue::from_static("internal error"));
+    headers.insert("grpc-status", HeaderValue::from_static(code));
+    headers.insert("grpc-message", HeaderValue::from_static(message));
     answer
 }
 

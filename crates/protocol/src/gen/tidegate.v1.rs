@@ -1747,7 +1747,7 @@ pub struct GetJobResponse {
 pub struct ListJobsRequest {
     #[prost(string, tag = "1")]
     pub queue: ::prost::alloc::string::String,
-    /// Required.
+    /// Unspecified: every state, one after the other.
     #[prost(enumeration = "JobState", tag = "2")]
     pub state: i32,
     /// 0 = 100; above 1,000 is taken as 1,000; negative is INVALID_ARGUMENT.
@@ -1756,10 +1756,18 @@ pub struct ListJobsRequest {
     /// From the previous answer. Pages are not a snapshot: jobs that move between calls may be missed or seen twice.
     #[prost(string, tag = "4")]
     pub page_token: ::prost::alloc::string::String,
+    /// Submitted at or after, and before; by the store's clock.
+    #[prost(uint64, tag = "5")]
+    pub created_from_ms: u64,
+    #[prost(uint64, tag = "6")]
+    pub created_before_ms: u64,
+    #[prost(string, tag = "7")]
+    pub idempotency_key: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListJobsResponse {
-    /// Without payloads and results.
+    /// Without payloads and results. With times or a key a page may be shorter than asked for, even empty, and not be the last:
+    /// one call looks at 10,000 jobs at most.
     #[prost(message, repeated, tag = "1")]
     pub jobs: ::prost::alloc::vec::Vec<Job>,
     /// Empty on the last page.
@@ -1809,6 +1817,45 @@ pub struct DeleteJobsResponse {
     #[prost(message, repeated, tag = "1")]
     pub results: ::prost::alloc::vec::Vec<JobActionResult>,
 }
+/// Which jobs of a queue. What is not set does not narrow.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JobFilter {
+    /// Required.
+    #[prost(string, tag = "1")]
+    pub queue: ::prost::alloc::string::String,
+    #[prost(enumeration = "JobState", tag = "2")]
+    pub state: i32,
+    /// Submitted at or after, and before; by the store's clock.
+    #[prost(uint64, tag = "3")]
+    pub created_from_ms: u64,
+    #[prost(uint64, tag = "4")]
+    pub created_before_ms: u64,
+    #[prost(string, tag = "5")]
+    pub idempotency_key: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ActOnJobsRequest {
+    #[prost(message, optional, tag = "1")]
+    pub filter: ::core::option::Option<JobFilter>,
+    #[prost(enumeration = "JobAction", tag = "2")]
+    pub action: i32,
+}
+/// Sums so far.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ActOnJobsResponse {
+    /// Jobs looked at.
+    #[prost(uint64, tag = "1")]
+    pub examined: u64,
+    /// Jobs changed.
+    #[prost(uint64, tag = "2")]
+    pub done: u64,
+    /// Jobs that fit and could not be changed, e.g. because they ended meanwhile.
+    #[prost(uint64, tag = "3")]
+    pub refused: u64,
+    /// The last message.
+    #[prost(bool, tag = "4")]
+    pub finished: bool,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchJobRequest {
     #[prost(string, tag = "1")]
@@ -1845,6 +1892,41 @@ impl SubmitOutcome {
             "SUBMIT_OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
             "SUBMIT_OUTCOME_CREATED" => Some(Self::Created),
             "SUBMIT_OUTCOME_DUPLICATE" => Some(Self::Duplicate),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum JobAction {
+    Unspecified = 0,
+    /// Of scheduled, ready and running jobs.
+    Cancel = 1,
+    /// Of dead jobs.
+    Redrive = 2,
+    /// In whatever state.
+    Delete = 3,
+}
+impl JobAction {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "JOB_ACTION_UNSPECIFIED",
+            Self::Cancel => "JOB_ACTION_CANCEL",
+            Self::Redrive => "JOB_ACTION_REDRIVE",
+            Self::Delete => "JOB_ACTION_DELETE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "JOB_ACTION_UNSPECIFIED" => Some(Self::Unspecified),
+            "JOB_ACTION_CANCEL" => Some(Self::Cancel),
+            "JOB_ACTION_REDRIVE" => Some(Self::Redrive),
+            "JOB_ACTION_DELETE" => Some(Self::Delete),
             _ => None,
         }
     }
@@ -1984,7 +2066,7 @@ pub mod job_service_client {
                 .insert(GrpcMethod::new("tidegate.v1.JobService", "GetJob"));
             self.inner.unary(req, path, codec).await
         }
-        /// Jobs of one queue in one state, page by page.
+        /// Jobs of one queue, by state, time and key, page by page.
         pub async fn list_jobs(
             &mut self,
             request: impl tonic::IntoRequest<super::ListJobsRequest>,
@@ -2048,6 +2130,26 @@ pub mod job_service_client {
                 .insert(GrpcMethod::new("tidegate.v1.JobService", "DeleteJobs"));
             self.inner.unary(req, path, codec).await
         }
+        /// Does one thing to all jobs that a filter names, in batches of the server, and tells after each how far it is. Ends with
+        /// the last batch, or early with an error; calling again goes on, because what is done no longer fits.
+        pub async fn act_on_jobs(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ActOnJobsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ActOnJobsResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/tidegate.v1.JobService/ActOnJobs");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tidegate.v1.JobService", "ActOnJobs"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Sends the job at once and again at each change that the router learns of, until it is terminal.
         pub async fn watch_job(
             &mut self,
@@ -2097,7 +2199,7 @@ pub mod job_service_server {
             &self,
             request: tonic::Request<super::GetJobRequest>,
         ) -> std::result::Result<tonic::Response<super::GetJobResponse>, tonic::Status>;
-        /// Jobs of one queue in one state, page by page.
+        /// Jobs of one queue, by state, time and key, page by page.
         async fn list_jobs(
             &self,
             request: tonic::Request<super::ListJobsRequest>,
@@ -2117,6 +2219,17 @@ pub mod job_service_server {
             &self,
             request: tonic::Request<super::DeleteJobsRequest>,
         ) -> std::result::Result<tonic::Response<super::DeleteJobsResponse>, tonic::Status>;
+        /// Server streaming response type for the ActOnJobs method.
+        type ActOnJobsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ActOnJobsResponse, tonic::Status>,
+            > + std::marker::Send
+            + 'static;
+        /// Does one thing to all jobs that a filter names, in batches of the server, and tells after each how far it is. Ends with
+        /// the last batch, or early with an error; calling again goes on, because what is done no longer fits.
+        async fn act_on_jobs(
+            &self,
+            request: tonic::Request<super::ActOnJobsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ActOnJobsStream>, tonic::Status>;
         /// Server streaming response type for the WatchJob method.
         type WatchJobStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::WatchJobResponse, tonic::Status>,
@@ -2444,6 +2557,41 @@ pub mod job_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tidegate.v1.JobService/ActOnJobs" => {
+                    #[allow(non_camel_case_types)]
+                    struct ActOnJobsSvc<T: JobService>(pub Arc<T>);
+                    impl<T: JobService> tonic::server::ServerStreamingService<super::ActOnJobsRequest> for ActOnJobsSvc<T> {
+                        type Response = super::ActOnJobsResponse;
+                        type ResponseStream = T::ActOnJobsStream;
+                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::ActOnJobsRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as JobService>::act_on_jobs(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ActOnJobsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

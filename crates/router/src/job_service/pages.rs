@@ -1,20 +1,20 @@
 //! Listing jobs page by page (AIP-158).
 
 use prost::Message;
-use tidegate_protocol::{
-    convert::{self, Invalid},
-    domain::JobState,
-    limits, reason, v1,
-};
-use tidegate_store::{ListRequest, StoreError};
+use tidegate_protocol::{convert::Invalid, domain::Job, limits, reason, v1};
 
-use super::{Jobs, PAGE_TRIES};
+use super::{
+    Jobs, PAGE_TRIES,
+    search::{Filter, Place},
+};
 use crate::status::Refusal;
 
 /// A page's bytes: leaves room below the message limit for what gRPC adds.
 const PAGE_BYTES_MAX: usize = limits::BATCH_BYTES_MAX;
-/// Stores' cursors are a few numbers; anything longer was not made here.
-const TOKEN_BYTES_MAX: usize = 512;
+/// Jobs that one call compares: what is rare must not make one call read a whole store.
+const EXAMINED_MAX: usize = 10_000;
+/// Of one store call, while few of them may fit.
+const LOOK_MAX: usize = 1_000;
 
 /// 0 is the default, above the maximum is the maximum, negative is refused.
 pub(crate) fn page_size(size: i32) -> Result<usize, Refusal> {
@@ -36,28 +36,21 @@ pub(crate) fn wrong_token() -> Refusal {
 
 impl Jobs {
     pub(super) async fn list(&self, wire: v1::ListJobsRequest) -> Result<v1::ListJobsResponse, Refusal> {
-        let queue = convert::queue_name("queue", &wire.queue)?;
-        let state = convert::job_state("state", wire.state)?;
         let mut limit = page_size(wire.page_size)?;
-        let cursor = cursor(&wire.page_token, state)?;
+        let filter = Filter::of(v1::JobFilter {
+            queue: wire.queue,
+            state: wire.state,
+            created_from_ms: wire.created_from_ms,
+            created_before_ms: wire.created_before_ms,
+            idempotency_key: wire.idempotency_key,
+        })?;
+        let place = Place::parse(&wire.page_token, &filter)?;
         // Jobs with many headers make a page too large for one message: then a shorter one.
         for _ in 0..PAGE_TRIES {
-            let _room = self.reads.enter()?;
-            let request = ListRequest {
-                queue: queue.clone(),
-                state,
-                limit: limit as u32,
-                cursor: cursor.clone(),
-            };
-            let answer = self.store.list(request).await;
-            self.reads.record(&answer);
-            let page = answer.map_err(|error| match error {
-                StoreError::Invalid(_) => wrong_token(),
-                error => Refusal::store(&error, &queue),
-            })?;
+            let (jobs, next) = self.page(&filter, place.clone(), limit).await?;
             let response = v1::ListJobsResponse {
-                jobs: page.jobs.into_iter().map(|job| self.wire(job)).collect(),
-                next_page_token: page.next.map_or_else(String::new, |next| token(state, &next)),
+                jobs: jobs.into_iter().map(|job| self.wire(job)).collect(),
+                next_page_token: next.map_or_else(String::new, |next| next.token()),
             };
             if limit == 1 || response.encoded_len() <= PAGE_BYTES_MAX {
                 return Ok(response);
@@ -66,22 +59,33 @@ impl Jobs {
         }
         Err(Refusal::internal())
     }
-}
 
-/// The state is in the token, so that one of another listing is refused instead of giving other jobs.
-fn token(state: JobState, cursor: &str) -> String {
-    format!("{}.{cursor}", state.code())
-}
-
-fn cursor(token: &str, state: JobState) -> Result<Option<String>, Refusal> {
-    if token.is_empty() {
-        return Ok(None);
-    }
-    match token.split_once('.') {
-        Some((code, cursor)) if token.len() <= TOKEN_BYTES_MAX && code == state.code().to_string() => {
-            Ok(Some(cursor.to_owned()))
+    /// As many jobs as asked for, unless looking for them takes too long.
+    async fn page(
+        &self,
+        filter: &Filter,
+        place: Place,
+        limit: usize,
+    ) -> Result<(Vec<Job>, Option<Place>), Refusal> {
+        let (mut found, mut examined, mut place) = (Vec::new(), 0, Some(place));
+        while let Some(here) = place.take() {
+            let missing = limit - found.len();
+            let at_once = if filter.is_narrow() { LOOK_MAX } else { missing };
+            let (mut jobs, mut next) = self.look(filter, &here, at_once).await?;
+            let fitting = jobs.iter().enumerate().filter(|(_, job)| filter.fits(job));
+            let last = fitting.map(|(at, _)| at + 1).nth(missing - 1);
+            if let Some(last) = last.filter(|last| *last < jobs.len()) {
+                // More than the page takes: again up to its last job, so that the next page begins right behind it.
+                (jobs, next) = self.look(filter, &here, last).await?;
+            }
+            examined += jobs.len().max(1);
+            found.extend(jobs.into_iter().filter(|job| filter.fits(job)).take(missing));
+            place = next;
+            if found.len() >= limit || examined >= EXAMINED_MAX {
+                break;
+            }
         }
-        _ => Err(wrong_token()),
+        Ok((found, place))
     }
 }
 
@@ -95,19 +99,5 @@ mod tests {
         assert_eq!(page_size(7).unwrap(), 7);
         assert_eq!(page_size(1_001).unwrap(), 1_000);
         assert_eq!(page_size(-1).unwrap_err().reason(), reason::INVALID_PAGE);
-    }
-
-    #[test]
-    fn a_token_belongs_to_its_listing() {
-        let mine = token(JobState::Dead, "7.x");
-        assert_eq!(cursor(&mine, JobState::Dead).unwrap().as_deref(), Some("7.x"));
-        for (text, state) in [
-            (mine.as_str(), JobState::Ready),
-            ("7", JobState::Dead),
-            (&"5.".repeat(400), JobState::Dead),
-        ] {
-            assert!(cursor(text, state).is_err());
-        }
-        assert_eq!(cursor("", JobState::Dead).unwrap(), None);
     }
 }

@@ -33,6 +33,7 @@ pub struct Server {
     pub metrics: Metrics,
     pub shutdown: CancellationToken,
     pub channel: Channel,
+    pub address: std::net::SocketAddr,
     task: JoinHandle<Result<(), RunError>>,
 }
 
@@ -73,6 +74,7 @@ impl Server {
             metrics,
             shutdown,
             channel,
+            address,
             task,
         }
     }

@@ -13,6 +13,7 @@ mod ending;
 mod faults;
 mod faulty;
 mod harness;
+mod hostile;
 mod leasing;
 mod looking;
 mod startup;
