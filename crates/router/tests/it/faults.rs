@@ -38,15 +38,22 @@ async fn the_circuit_opens_refuses_at_once_and_closes_again() {
             "the store's text stays inside"
         );
     }
-    let mut fastest = Duration::MAX;
-    for _ in 0..20 {
+    let mut times = Vec::new();
+    for _ in 0..300 {
         let start = Instant::now();
         let status = try_submit(&server).await.unwrap_err();
-        fastest = fastest.min(start.elapsed());
+        times.push(start.elapsed());
         assert_eq!(reason(&status), why::CIRCUIT_OPEN);
         assert!(status.get_error_details().retry_info().is_some());
     }
-    assert!(fastest < Duration::from_millis(5), "{fastest:?}");
+    times.sort_unstable();
+    let (p50, p99) = (times[150], times[297]);
+    println!("a refusal of the open circuit: p50 {p50:.2?}, p99 {p99:.2?}");
+    assert!(p50 < Duration::from_millis(5), "{p50:?}");
+    assert!(
+        p99 < Duration::from_millis(100),
+        "{p99:?}: the machine is busy, and still"
+    );
     let get = v1::GetJobRequest {
         job_id: "email:0:0190163d8694739b8e1cdbf4a7ee1b8e".into(),
     };
