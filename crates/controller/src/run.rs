@@ -28,6 +28,7 @@ use crate::{
     metrics::Metrics,
     owner::{Handle, Owner},
     probes,
+    status::Refusal,
     tuning::{Tuning, WATCHERS_MAX},
 };
 
@@ -230,6 +231,7 @@ fn server(
     };
     let server = GrpcServer::new(readiness)
         .limits(limits)
+        .answer(|why| Refusal::unanswered(why).into_status().into_http())
         .add_service(
             ControlServiceServer::new(attaching)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)

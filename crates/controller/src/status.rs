@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tidegate_chassis::tasks::GroupRefused;
-use tidegate_protocol::{convert::Invalid, reason};
+use tidegate_chassis::{serve::Unanswered, tasks::GroupRefused};
+use tidegate_protocol::{convert::Invalid, limits, reason};
 use tonic::{Code, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -55,6 +55,25 @@ impl Refusal {
 
     pub fn reason(&self) -> &'static str {
         self.0.reason
+    }
+
+    /// A call that no handler has answered.
+    pub fn unanswered(why: Unanswered) -> Self {
+        match why {
+            Unanswered::Panicked => {
+                let message = "internal error; the controller's log has the details";
+                Self::new(Code::Internal, reason::INTERNAL, message)
+            }
+            Unanswered::Malformed => {
+                let message =
+                    "what was sent is not a message of this call: use the client of the same contract";
+                Self::new(Code::InvalidArgument, reason::MALFORMED_MESSAGE, message)
+            }
+            Unanswered::TooLarge => {
+                let message = format!("messages are at most {} bytes", limits::MESSAGE_BYTES_MAX);
+                Self::new(Code::ResourceExhausted, reason::MESSAGE_TOO_LARGE, message)
+            }
+        }
     }
 
     pub fn draining() -> Self {

@@ -144,7 +144,14 @@ impl Jobs {
         &self,
         request: Request<v1::SubmitJobsRequest>,
     ) -> Result<v1::SubmitJobsResponse, Refusal> {
-        self.condition.check_submit()?;
+        if let Err(refusal) = self.condition.check_submit() {
+            let wires = &request.get_ref().jobs;
+            // A mixed batch is counted nowhere: finding out what is in it is work for a call that is refused.
+            if let Ok(queue) = common_queue(wires).parse() {
+                self.count(wires.iter().map(|_| (&queue, Err(&refusal))));
+            }
+            return Err(refusal);
+        }
         let submitter = Submitter::of(&request);
         let mut trace = Trace::of(request.metadata());
         let wires = request.into_inner().jobs;
