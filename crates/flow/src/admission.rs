@@ -40,12 +40,17 @@ pub struct State {
     arrivals: f64,
     /// Mean, seconds.
     run_time_s: f64,
+    /// Of the last tick.
+    ready: u64,
+    target: u32,
 }
 plain!(State {
     completions,
     throughput,
     arrivals,
-    run_time_s
+    run_time_s,
+    ready,
+    target
 });
 
 /// The gate until the next tick.
@@ -66,6 +71,10 @@ impl State {
         };
         let weight = 1.0 - (1.0 - ALPHA).powf(seconds / MEMORY_S);
         let is_first = self.completions == 0;
+        // Every slot had work all along.
+        let was_busy =
+            self.ready.min(inputs.ready) >= u64::from(self.target.max(1)) && self.target >= inputs.target;
+        (self.ready, self.target) = (inputs.ready, inputs.target);
         self.completions = self.completions.saturating_add(inputs.completions);
         let mix = |old: f64, new: f64| if is_first { new } else { old + weight * (new - old) };
         let done = inputs.completions as f64 / seconds;
@@ -82,9 +91,7 @@ impl State {
         if !has_deadline || !knows {
             return Gate::default();
         }
-        // What has been refused or has just been given more slots could be served, although it was not.
-        let could = f64::from(inputs.target) / self.run_time_s.max(1e-3);
-        let rate = self.throughput.max(could).max(1e-3);
+        let rate = self.rate(inputs, was_busy, done).max(1e-3);
         let wait = inputs.ready as f64 / rate;
         let half = inputs.deadline_s / 2.0;
         let taken = rate * (2.0 - wait / half).max(0.0);
@@ -93,6 +100,17 @@ impl State {
             retry_after_s: (wait - half).max(0.0),
             predicted_wait_s: wait,
         }
+    }
+
+    /// Jobs a second that can be done now.
+    fn rate(&self, inputs: &Inputs, was_busy: bool, done: f64) -> f64 {
+        if was_busy {
+            // Whatever the slots promise: the time between two jobs, a store or a machine that is slow are in it.
+            return self.throughput.max(done);
+        }
+        // What has been refused or has just been given more slots could be served, although it was not.
+        let could = f64::from(inputs.target) / self.run_time_s.max(1e-3);
+        self.throughput.max(could)
     }
 }
 
@@ -123,6 +141,30 @@ pub fn give_way(queues: &mut [Tiered]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_done_under_a_backlog_is_all_that_can_be_done() {
+        // Ten slots of a second each, and half of their time goes by on the way.
+        let slow = |ready: u64| Inputs {
+            completions: 25,
+            ..tick(ready, 100)
+        };
+        let mut state = State::default();
+        for _ in 0..20 {
+            state.take(&slow(100));
+        }
+        assert!((state.take(&slow(100)).predicted_wait_s - 20.0).abs() < 0.5);
+        // Without one, what the slots could do counts: nobody knows better.
+        state.take(&slow(0));
+        assert_eq!(state.take(&slow(40)).predicted_wait_s, 4.0);
+        // So it does when there have just been more of them.
+        state.take(&slow(100));
+        let more = Inputs {
+            target: 20,
+            ..slow(100)
+        };
+        assert_eq!(state.take(&more).predicted_wait_s, 5.0);
+    }
 
     #[test]
     fn the_less_important_refuse_first() {
