@@ -257,7 +257,8 @@ async fn jobs_are_found_by_time_and_key_in_every_state() {
         .map(|job| job.id)
         .collect();
     let mut expected = last.clone();
-    (found.sort(), expected.sort());
+    found.sort();
+    expected.sort();
     assert_eq!(found, expected);
     let before = v1::JobFilter {
         created_before_ms: created,
