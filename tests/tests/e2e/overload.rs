@@ -57,7 +57,7 @@ impl Scale {
             slots: 10,
             run: Duration::from_millis(200),
             time: Duration::from_secs(12),
-            goodput_min: 0.75,
+            goodput_min: 0.6,
             refusal_max: Duration::from_millis(200),
             wait_max: DEADLINE.mul_f64(2.0),
         }
