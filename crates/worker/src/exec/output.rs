@@ -10,21 +10,22 @@ const CHUNK: usize = 16 * 1024;
 pub(super) async fn head(mut from: impl AsyncRead + Unpin, max: usize) -> (Bytes, bool) {
     let (mut kept, mut cut) = (Vec::new(), false);
     let mut chunk = vec![0; CHUNK];
-    while let Ok(1..) = from.read(&mut chunk).await.inspect(|read| {
-        let taken = (*read).min(max - kept.len());
+    while let Ok(read @ 1..) = from.read(&mut chunk).await {
+        let taken = read.min(max - kept.len());
         kept.extend_from_slice(&chunk[..taken]);
-        cut |= taken < *read;
-    }) {}
+        cut |= taken < read;
+    }
     (kept.into(), cut)
 }
 
-/// The last `max` bytes as text.
-pub(super) async fn tail(mut from: impl AsyncRead + Unpin, max: usize) -> String {
+/// The last `max` bytes as text. `line` gets the last line that has come so far.
+pub(super) async fn tail(mut from: impl AsyncRead + Unpin, max: usize, line: impl Fn(&str)) -> String {
     let mut kept: Vec<u8> = Vec::new();
     let mut chunk = vec![0; CHUNK];
     while let Ok(read @ 1..) = from.read(&mut chunk).await {
         kept.extend_from_slice(&chunk[..read]);
         kept.drain(..kept.len().saturating_sub(max));
+        line(String::from_utf8_lossy(&kept).lines().last().unwrap_or_default());
     }
     String::from_utf8_lossy(&kept).trim().to_owned()
 }
@@ -40,8 +41,11 @@ mod tests {
         assert_eq!((&kept[..], cut), (&long[..65_536], true));
         let (kept, cut) = head(&long[..10], 10).await;
         assert_eq!((&kept[..], cut), (&long[..10], false));
-        let end = tail(&long[..], 1_000).await;
+        let end = tail(&long[..], 1_000, |_| {}).await;
         assert_eq!(end.as_bytes(), &long[99_000..]);
-        assert_eq!(tail(&b"one\ntwo\n"[..], 1_000).await, "one\ntwo");
+        assert_eq!(
+            tail(&b"one\ntwo\n"[..], 1_000, |line| assert_eq!(line, "two")).await,
+            "one\ntwo"
+        );
     }
 }

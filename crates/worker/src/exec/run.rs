@@ -76,12 +76,14 @@ async fn attend(
 ) -> outcome::End {
     let line = guard.stdin.take();
     let (stdout, stderr) = (guard.stdout.take(), guard.stderr.take());
+    // A command that says something is alive.
+    let alive = |line: &str| job.context.heartbeat(line);
     let reading = async {
         let stdout = stdout.expect("it is piped");
         let stderr = stderr.expect("it is piped");
         tokio::join!(
             output::head(stdout, RESULT_BYTES_MAX),
-            output::tail(stderr, STDERR_BYTES_MAX)
+            output::tail(stderr, STDERR_BYTES_MAX, alive)
         )
     };
     let watching = watch(&mut guard, Line(line), plan.grace, job, done);

@@ -237,3 +237,21 @@ async fn a_dropped_worker_leaves_nothing() {
     drop(bench.running);
     all_gone(&pid).await;
 }
+
+/// What it writes to standard error is a sign of life; one that falls silent is stopped.
+#[tokio::test]
+async fn a_command_that_says_nothing_for_long_is_stopped() {
+    let script =
+        "for n in 1 2 3 4 5 6; do sleep 0.2; echo step $n >&2; done; read hang && sleep 1000; echo done";
+    let mut bench = Bench::start(script, |_| {}).await;
+    let settlement = bench.run("", |grant| grant.heartbeat_timeout_ms = 900).await;
+    assert_eq!(result(&settlement), "done\n");
+    let settlement = bench
+        .run("hang\n", |grant| grant.heartbeat_timeout_ms = 900)
+        .await;
+    assert_eq!(
+        error(&settlement),
+        "no heartbeat for 900 ms; last progress: step 6"
+    );
+    bench.running.stop().await;
+}

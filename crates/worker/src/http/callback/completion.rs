@@ -1,4 +1,4 @@
-//! What an app says in a completion call.
+//! What an app says in a call: how its attempt ended, or that it still works on it.
 
 use std::time::Duration;
 
@@ -8,11 +8,23 @@ use tidegate_protocol::limits::RESULT_BYTES_MAX;
 
 use crate::{JobError, Verdict};
 
-/// `{"outcome": "succeeded", "result": {...}}`, `{"outcome": "retry", "error": "...", "retry_after_ms": 5000}`.
+/// What a call says.
+#[derive(Debug, PartialEq)]
+pub(super) enum Said {
+    Ended(Verdict),
+    /// A sign of life, with where it is.
+    Working(String),
+}
+
+/// `{"outcome": "succeeded", "result": {...}}`, `{"outcome": "retry", "error": "...", "retry_after_ms": 5000}`,
+/// `{"progress": "page 3 of 9"}`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Completion<'a> {
-    outcome: Kind,
+struct Call<'a> {
+    #[serde(default)]
+    outcome: Option<Kind>,
+    #[serde(default)]
+    progress: Option<String>,
     /// Any JSON; kept as it is written.
     #[serde(borrow, default)]
     result: Option<&'a RawValue>,
@@ -34,21 +46,27 @@ enum Kind {
 
 /// # Errors
 /// What is wrong with it, for the app's author.
-pub(super) fn parse(body: &[u8]) -> Result<Verdict, String> {
-    let Completion {
+pub(super) fn parse(body: &[u8]) -> Result<Said, String> {
+    let Call {
         outcome,
+        progress,
         result,
         error,
         retry_after_ms,
     } = serde_json::from_slice(body).map_err(|error| {
         format!("expected JSON such as {{\"outcome\":\"succeeded\",\"result\":{{}}}}: {error}")
     })?;
+    let outcome = match (outcome, progress) {
+        (Some(outcome), None) => outcome,
+        (None, Some(progress)) => return Ok(Said::Working(progress)),
+        _ => return Err("expected an outcome, or progress".to_owned()),
+    };
     let after = Duration::from_millis(retry_after_ms);
     let error = match error.as_str() {
         "" => "the app said so in its completion call".to_owned(),
         _ => error,
     };
-    Ok(match outcome {
+    let verdict = match outcome {
         Kind::Succeeded => {
             let result = result.map_or("", RawValue::get);
             if result.len() > RESULT_BYTES_MAX {
@@ -62,7 +80,8 @@ pub(super) fn parse(body: &[u8]) -> Result<Verdict, String> {
         Kind::Failed => JobError::failed(error).into(),
         Kind::Invalid => JobError::invalid(error).into(),
         Kind::Throttled => JobError::throttled(error, after).into(),
-    })
+    };
+    Ok(Said::Ended(verdict))
 }
 
 #[cfg(test)]
@@ -73,7 +92,11 @@ mod tests {
 
     #[test]
     fn outcomes_are_json() {
-        let outcome = |text: &str| parse(text.as_bytes()).map(|verdict| verdict.outcome);
+        let outcome = |text: &str| match parse(text.as_bytes()) {
+            Ok(Said::Ended(verdict)) => Ok(verdict.outcome),
+            Ok(Said::Working(progress)) => panic!("{progress}"),
+            Err(error) => Err(error),
+        };
         let succeeded = |result: &'static str| {
             Ok(Outcome::Succeeded {
                 result: result.into(),
@@ -112,7 +135,11 @@ mod tests {
         );
         for (text, part) in [
             ("", "expected JSON"),
-            ("{}", "missing field `outcome`"),
+            ("{}", "expected an outcome, or progress"),
+            (
+                r#"{"outcome":"retry","progress":""}"#,
+                "expected an outcome, or progress",
+            ),
             (r#"{"outcome":"released"}"#, "unknown variant"),
             (r#"{"outcome":"failed","eror":"x"}"#, "unknown field `eror`"),
             (&large, "at most 65536 bytes"),
@@ -120,5 +147,11 @@ mod tests {
             let error = outcome(text).expect_err(part);
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn a_sign_of_life_is_no_outcome() {
+        let said = parse(br#"{"progress":"page 3 of 9"}"#);
+        assert_eq!(said, Ok(Said::Working("page 3 of 9".to_owned())));
     }
 }

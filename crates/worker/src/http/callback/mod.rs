@@ -1,4 +1,4 @@
-//! Completion calls: an app that answered 202 says later how the attempt ended.
+//! Completion calls: an app that answered 202 says later how the attempt ended, and until then that it still works on it.
 //!
 //! The header `tidegate-callback` of a delivery is a URL of this worker with the job, the fence and a signature in it,
 //! under a key that this process made and nobody else has. Whatever a call says, it counts only while that very attempt
@@ -19,7 +19,6 @@ use ring::{hmac, rand};
 use tidegate_chassis::telemetry::{self, Counter, KeyValue, Meter};
 use tidegate_protocol::domain::LeaseRef;
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
 use super::HttpError;
 use crate::{JobContext, Verdict, telemetry::CALLBACKS};
@@ -65,7 +64,32 @@ struct State {
 
 struct Waiter {
     verdict: oneshot::Sender<Verdict>,
-    cancelled: CancellationToken,
+    context: JobContext,
+}
+
+impl State {
+    /// Why nobody waits for a call about this lease.
+    fn refusal(&self, lease: &LeaseRef) -> Refusal {
+        let newer = |other: &LeaseRef| other.id == lease.id && other.fence > lease.fence;
+        match () {
+            () if self.completed.contains(lease) => Refusal::Replayed,
+            () if self.waiting.keys().any(newer) => Refusal::Stale,
+            () => Refusal::Late,
+        }
+    }
+}
+
+impl Refusal {
+    /// What it is counted as.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Forged => "forged",
+            Self::Replayed => "replayed",
+            Self::Stale => "stale",
+            Self::Late => "late",
+            Self::Invalid => "invalid",
+        }
+    }
 }
 
 impl std::fmt::Debug for Callbacks {
@@ -109,7 +133,7 @@ impl Callbacks {
         let (verdict, called) = oneshot::channel();
         let waiter = Waiter {
             verdict,
-            cancelled: context.token(),
+            context: context.clone(),
         };
         self.state().waiting.insert(lease.clone(), waiter);
         Expected {
@@ -131,15 +155,10 @@ impl Callbacks {
     fn complete(&self, lease: &LeaseRef, verdict: Verdict) -> Result<(), Refusal> {
         let mut state = self.state();
         let Some(waiter) = state.waiting.remove(lease) else {
-            let newer = |other: &LeaseRef| other.id == lease.id && other.fence > lease.fence;
-            return Err(match () {
-                () if state.completed.contains(lease) => Refusal::Replayed,
-                () if state.waiting.keys().any(newer) => Refusal::Stale,
-                () => Refusal::Late,
-            });
+            return Err(state.refusal(lease));
         };
         // An attempt that was told to stop has lost its say.
-        if waiter.cancelled.is_cancelled() || waiter.verdict.send(verdict).is_err() {
+        if waiter.context.is_cancelled() || waiter.verdict.send(verdict).is_err() {
             return Err(Refusal::Late);
         }
         if state.completed.len() == COMPLETED_MAX {
@@ -149,15 +168,18 @@ impl Callbacks {
         Ok(())
     }
 
-    fn count(&self, result: &Result<(), Refusal>) {
-        let word = match result {
-            Ok(()) => "accepted",
-            Err(Refusal::Forged) => "forged",
-            Err(Refusal::Replayed) => "replayed",
-            Err(Refusal::Stale) => "stale",
-            Err(Refusal::Late) => "late",
-            Err(Refusal::Invalid) => "invalid",
-        };
+    /// A sign of life counts while the attempt waits.
+    fn beat(&self, lease: &LeaseRef, progress: String) -> Result<(), Refusal> {
+        let state = self.state();
+        let waiter = state.waiting.get(lease).ok_or_else(|| state.refusal(lease))?;
+        if waiter.context.is_cancelled() {
+            return Err(Refusal::Late);
+        }
+        waiter.context.heartbeat(progress);
+        Ok(())
+    }
+
+    fn count(&self, word: &'static str) {
         self.shared.calls.add(1, &[KeyValue::new("result", word)]);
     }
 

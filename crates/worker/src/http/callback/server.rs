@@ -20,7 +20,10 @@ use tidegate_protocol::{domain::LeaseRef, limits::RESULT_BYTES_MAX};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Callbacks, Refusal, completion};
+use super::{
+    Callbacks, Refusal,
+    completion::{self, Said},
+};
 
 pub(super) const PATH: &str = "/tidegate/callback";
 
@@ -92,15 +95,14 @@ async fn call(
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
     let result = match id.parse() {
-        Ok(id) => complete(&callbacks, &LeaseRef { id, fence }, &signature, &body),
+        Ok(id) => take(&callbacks, &LeaseRef { id, fence }, &signature, &body),
         Err(_) => Err((Refusal::Forged, String::new())),
     };
-    let (result, message) = match result {
-        Ok(()) => (Ok(()), String::new()),
-        Err((refusal, message)) => (Err(refusal), message),
-    };
-    callbacks.count(&result);
-    let Err(refusal) = result else {
+    callbacks.count(match &result {
+        Ok(word) => word,
+        Err((refusal, _)) => refusal.word(),
+    });
+    let Err((refusal, message)) = result else {
         return StatusCode::NO_CONTENT.into_response();
     };
     tracing::warn!(job_id = id, fence, ?refusal, "completion call refused");
@@ -114,15 +116,18 @@ async fn call(
     (status, Json(json!({ "error": error }))).into_response()
 }
 
-/// Nothing is said about a body before the signature is known to be ours.
-fn complete(
+/// The word that the call is counted as. Nothing is said about a body before the signature is known to be ours.
+fn take(
     callbacks: &Callbacks,
     lease: &LeaseRef,
     signature: &str,
     body: &[u8],
-) -> Result<(), (Refusal, String)> {
+) -> Result<&'static str, (Refusal, String)> {
     let refused = |refusal| (refusal, String::new());
     callbacks.verify(lease, signature).map_err(refused)?;
-    let verdict = completion::parse(body).map_err(|message| (Refusal::Invalid, message))?;
-    callbacks.complete(lease, verdict).map_err(refused)
+    match completion::parse(body).map_err(|message| (Refusal::Invalid, message))? {
+        Said::Ended(verdict) => callbacks.complete(lease, verdict).map(|()| "accepted"),
+        Said::Working(progress) => callbacks.beat(lease, progress).map(|()| "heartbeat"),
+    }
+    .map_err(refused)
 }

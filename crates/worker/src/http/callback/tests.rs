@@ -6,6 +6,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 
@@ -73,6 +74,7 @@ async fn a_call_completes_its_attempt_once() {
     let url = expected.url();
     let (status, error) = call(&url, r#"{"outcome":"done"}"#).await;
     assert!(status == 400 && error.contains("unknown variant"), "{error}");
+    assert_eq!(call(&url, r#"{"progress":"page 1"}"#).await.0, 204);
     assert_eq!(call(&url, DONE).await, (204, String::new()));
     let verdict = expected.call().await;
     assert_eq!(
@@ -83,7 +85,7 @@ async fn a_call_completes_its_attempt_once() {
     );
     let (status, error) = call(&url, DONE).await;
     assert!(status == 409 && error.contains("completed already"), "{error}");
-    for result in ["accepted", "invalid", "replayed"] {
+    for result in ["accepted", "heartbeat", "invalid", "replayed"] {
         assert!(bench.counted(result), "{result}");
     }
 }
