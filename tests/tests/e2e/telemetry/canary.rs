@@ -102,9 +102,9 @@ async fn payloads_and_secrets_are_in_no_log_metric_or_trace() {
     }
     assert_clean("the spans", &format!("{:?}", collector.spans()));
     assert!(
-        processes[0].contains("\"trace_id\""),
-        "a line of a request names its trace:\n{}",
-        processes[0]
+        processes[2].contains("\"trace_id\""),
+        "a line of an attempt names its trace:\n{}",
+        processes[2]
     );
 }
 
