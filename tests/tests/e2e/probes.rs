@@ -121,11 +121,12 @@ async fn sessions_of_a_role_are_counted_and_a_server_that_hangs_is_doubted() {
     assert!(doubted["others"].is_null(), "{doubted}");
     let text = doubted["probe_text"].as_str().unwrap();
     assert!(text.contains("no answer in 2 s"), "{text}");
-    let metrics = controller.metrics().await;
-    let line =
-        "tidegate_resource_probe_state{otel_scope_name=\"tidegate\",resource=\"pg\",state=\"distrusted\"} 1";
-    let plain = "tidegate_resource_probe_state{resource=\"pg\",state=\"distrusted\"} 1";
-    assert!(metrics.contains(line) || metrics.contains(plain), "{metrics}");
+    // Metrics are of the last tick.
+    let line = "tidegate_resource_probe_state{resource=\"pg\",state=\"distrusted\"} 1";
+    eventually(PATIENCE, line, async || {
+        controller.metrics().await.contains(line).then_some(())
+    })
+    .await;
     assert!(controller.process.stdout().contains("a probe is doubted"));
 
     postgres.thaw();
