@@ -4,8 +4,12 @@ pub mod router;
 mod stalls;
 pub mod store;
 pub mod telemetry;
+pub mod worker;
 
 use serde_json::{Map, Value};
+
+/// What the names of figures end with that are no whole numbers.
+const FINE: [&str; 4] = ["_ms", "_pct", "_per_job", "_mb"];
 
 /// Figures by name, in the order they were measured.
 #[derive(Default)]
@@ -45,8 +49,8 @@ impl Figures {
             let median = self.median(name).unwrap_or_default();
             let low = values.iter().copied().fold(f64::INFINITY, f64::min);
             let high = values.iter().copied().fold(0.0, f64::max);
-            // Times are no rates: small, and not to be compared.
-            if name.ends_with("_ms") {
+            // No rates: small, and not to be compared.
+            if FINE.iter().any(|end| name.ends_with(end)) {
                 println!("{name:<32}{median:>12.2}   [{low:.2} .. {high:.2}]");
                 continue;
             }

@@ -110,7 +110,7 @@ impl<'a> Stack<'a> {
         let mut command = Command::new(built("bench"));
         let slots = SLOTS.to_string();
         let url = started.last().map(Router::grpc_url).unwrap_or_default();
-        command.args(["worker", "--router", &url, "--slots", &slots]);
+        command.args(["the-worker", "--router", &url, "--slots", &slots]);
         let worker = Process::start(sandbox, command);
         worker.wait_for_line(worker::READY, START_TIMEOUT).await;
         Self {

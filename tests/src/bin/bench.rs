@@ -60,9 +60,24 @@ enum What {
         #[arg(long, default_value_t = 6_000)]
         jobs: usize,
     },
-    /// The worker of `router`, which starts it
-    #[command(hide = true)]
+    /// What a worker takes: idle, and running jobs that do nothing
     Worker {
+        /// Write the medians here
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// How often everything is measured
+        #[arg(long, default_value_t = 1)]
+        rounds: usize,
+        /// Length of each measurement
+        #[arg(long, default_value_t = 10.0)]
+        seconds: f64,
+        /// Jobs a second
+        #[arg(long, default_value_t = 10_000)]
+        rate: u32,
+    },
+    /// The worker of the others, which start it
+    #[command(hide = true)]
+    TheWorker {
         #[arg(long)]
         router: String,
         #[arg(long)]
@@ -111,7 +126,21 @@ async fn run(args: Args) -> anyhow::Result<()> {
             let figures = bench::telemetry::run(&bench::telemetry::Options { pairs, jobs }).await?;
             show(&figures, "", json)
         }
-        What::Worker { router, slots } => bench::router::worker::run(router, slots).await,
+        What::Worker {
+            json,
+            rounds,
+            seconds,
+            rate,
+        } => {
+            let options = bench::worker::Options {
+                rounds,
+                seconds,
+                rate,
+            };
+            let figures = bench::worker::run(&options).await?;
+            show(&figures, "", json)
+        }
+        What::TheWorker { router, slots } => bench::router::worker::run(router, slots).await,
     }
 }
 

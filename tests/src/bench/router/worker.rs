@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::QUEUE;
 
-pub(super) const READY: &str = "ready role=bench-worker";
+pub(in crate::bench) const READY: &str = "ready role=bench-worker";
 /// Begins the line with the delays.
 pub(super) const PICKED: &str = "picked";
 /// Samples kept; a measurement has far fewer.
