@@ -76,7 +76,8 @@ async fn the_others_go_on_beside_handlers_that_loop_panic_hang_or_do_not_listen(
         error_of(&client, &bad[1]).await,
         "handler panicked: as it was told"
     );
-    assert_eq!(error_of(&client, &bad[2]).await, "timed out after 1000 ms");
+    let never = error_of(&client, &bad[2]).await;
+    assert!(never.starts_with("timed out after 1000 ms"), "{never}");
     // What goes on is not settled: nobody else may run it meanwhile.
     let looping = client.get(&bad[0]).await.expect("it is there");
     assert_eq!(looping.state.as_str(), "running");
