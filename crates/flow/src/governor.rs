@@ -25,7 +25,9 @@ mod trip;
 mod turn;
 mod wish;
 
-pub use inputs::{Decision, Decisions, Inputs, QueueInputs, ResourceInputs, StoreInputs, Strategy};
+pub use inputs::{
+    Decision, Decisions, Inputs, QueueInputs, ResourceInputs, StoreInputs, Strategy, decisions_to_bytes,
+};
 pub use reason::Reason;
 pub use state::{DomainState, QueueState, State};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::reason::Reason;
 use crate::{
-    codec::{plain, plain_choice},
+    codec::{self, Plain as _, plain, plain_choice},
     histogram::Histogram,
 };
 
@@ -172,3 +172,40 @@ pub struct Decision {
 
 /// One tick's answers, by queue.
 pub type Decisions = BTreeMap<String, Decision>;
+
+/// A tick's answers as bytes, to be compared with those of its replay; there is no way back.
+pub fn decisions_to_bytes(decisions: &Decisions) -> Vec<u8> {
+    let mut out = vec![codec::VERSION];
+    for (queue, decision) in decisions {
+        queue.write(&mut out);
+        decision.write(&mut out);
+    }
+    out
+}
+
+impl Decision {
+    fn write(&self, out: &mut Vec<u8>) {
+        let Self {
+            demand,
+            wanted,
+            cap,
+            safe,
+            retry_share,
+            is_down,
+            limited_by,
+            reason,
+            inputs,
+        } = self;
+        for number in [demand, wanted, cap, safe] {
+            number.write(out);
+        }
+        retry_share.write(out);
+        is_down.write(out);
+        limited_by.write(out);
+        reason.write(out);
+        for (name, value) in inputs {
+            (*name).to_owned().write(out);
+            value.write(out);
+        }
+    }
+}
