@@ -63,7 +63,7 @@ impl Condition {
             return Err(Refusal::draining());
         }
         let known = self.lock();
-        if known.watch.rewound().is_some() {
+        if known.watch.untrusted().is_some() {
             return Err(Refusal::rewound());
         }
         match known.breaker.refuses(self.at()) {
@@ -145,7 +145,7 @@ impl Condition {
             "draining"
         } else if silent {
             "the job store does not answer"
-        } else if known.watch.rewound().is_some() {
+        } else if known.watch.untrusted().is_some() {
             "the job store came back older than it was"
         } else if known.breaker.state() == State::Open {
             "the job store fails"
@@ -181,6 +181,31 @@ impl Condition {
         self.lock().watch.identity()
     }
 
+    /// Watermark and clock of the store when this router first looked, and why it is not to be trusted.
+    pub fn store_doubt(&self) -> ((u64, u64), Option<String>) {
+        let known = self.lock();
+        (known.watch.found().unwrap_or_default(), known.watch.doubt())
+    }
+
+    /// The controller's ledger remembers more than the store holds.
+    pub fn refuse_store(&self, why: String) {
+        tracing::error!(
+            why,
+            "the controller does not trust the job store: submits and grants are refused"
+        );
+        self.lock().watch.refuse(why);
+    }
+
+    pub fn accept_store(&self, incarnation: &str) {
+        match self.lock().watch.accept(incarnation) {
+            true => tracing::warn!(incarnation, "the job store was accepted as it is"),
+            false => tracing::error!(
+                incarnation,
+                "another job store was accepted than the one that is there"
+            ),
+        }
+    }
+
     /// The store's clock, as far as this process can tell.
     pub fn store_clock_ms(&self) -> u64 {
         self.lock().watch.clock_ms(self.at())
@@ -206,7 +231,7 @@ fn log(notice: &Noticed) {
         }
         Noticed::Rewound(why) => tracing::error!(
             ?why,
-            "the job store came back older than it was: submits and grants are refused; restart the routers to accept it as it is"
+            "the job store came back older than it was: submits and grants are refused until it is accepted by `tidegate control accept-store`, or without a controller by restarting the routers"
         ),
         Noticed::CaughtUp => tracing::warn!("the job store's clock has caught up: submits and grants go on"),
     }

@@ -122,10 +122,10 @@ impl Ear {
                 metrics.cap_writer(command.writer);
             }
             ControlEvent::Command(Command::AcceptStore(accept)) => {
-                tracing::warn!(
-                    incarnation = accept.incarnation,
-                    "accepting a store by command is not supported: restart the routers"
-                );
+                self.reports.janitor.condition.accept_store(&accept.incarnation);
+            }
+            ControlEvent::Command(Command::RefuseStore(refuse)) => {
+                self.reports.janitor.condition.refuse_store(refuse.reason);
             }
             // A worker's business.
             ControlEvent::Targets(_) | ControlEvent::Command(Command::Drain(_) | Command::Cancel(_)) => {}
@@ -201,7 +201,10 @@ impl Reports {
         let stats = self.look().await;
         let facts = &mut self.told().facts;
         facts.forget();
-        facts.report(stats.as_deref(), &Counts::default(), 0)
+        v1::Report {
+            store: self.store(),
+            ..facts.report(stats.as_deref(), &Counts::default(), 0)
+        }
     }
 
     async fn look(&self) -> Option<Vec<QueueStats>> {
@@ -216,7 +219,24 @@ impl Reports {
         let mut told = self.told();
         let now_ms = self.clock.ms();
         let since_ms = std::mem::replace(&mut told.at_ms, now_ms);
-        told.facts.report(stats, counts, now_ms.saturating_sub(since_ms))
+        v1::Report {
+            store: self.store(),
+            ..told.facts.report(stats, counts, now_ms.saturating_sub(since_ms))
+        }
+    }
+
+    /// `None`: it has never answered.
+    fn store(&self) -> Option<v1::StoreState> {
+        let condition = &self.janitor.condition;
+        let (incarnation, _) = condition.store_identity();
+        let ((found_watermark_ms, found_clock_ms), untrusted) = condition.store_doubt();
+        (!incarnation.is_empty()).then(|| v1::StoreState {
+            incarnation,
+            clock_ms: condition.store_clock_ms(),
+            found_watermark_ms,
+            found_clock_ms,
+            untrusted: untrusted.unwrap_or_default(),
+        })
     }
 
     fn drop_old(&self) {

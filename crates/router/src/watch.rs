@@ -28,6 +28,10 @@ pub struct Watch {
     restarted_at: Option<u64>,
     hold_due: bool,
     rewound: Option<Rewound>,
+    /// The controller's ledger remembers more than the store holds: why.
+    refused: Option<String>,
+    /// Watermark and clock of the store at the first pulse.
+    found: Option<(u64, u64)>,
     last: Option<Last>,
     /// The highest clock or watermark ever seen.
     highest_ms: u64,
@@ -53,6 +57,18 @@ pub enum Rewound {
     Clock { behind_ms: u64 },
 }
 
+impl std::fmt::Display for Rewound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Rewound::Incarnation => f.write_str("another store answers in its place, or it was emptied"),
+            Rewound::Watermark { behind_ms } => {
+                write!(f, "it came back as it was {} s before", behind_ms / 1_000)
+            }
+            Rewound::Clock { behind_ms } => write!(f, "its clock went back by {} s", behind_ms / 1_000),
+        }
+    }
+}
+
 /// What a pulse changed, for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Noticed {
@@ -71,6 +87,8 @@ impl Watch {
             restarted_at: None,
             hold_due: false,
             rewound: None,
+            refused: None,
+            found: None,
             last: None,
             highest_ms: 0,
         }
@@ -79,6 +97,7 @@ impl Watch {
     /// An answered pulse; `sent_at` and `answered_at` bound the moment at which the store read its clock.
     pub fn on_pulse(&mut self, sent_at: u64, answered_at: u64, pulse: &Pulse) -> Vec<Noticed> {
         let mut noticed = Vec::new();
+        self.found.get_or_insert((pulse.watermark_ms, pulse.clock_ms));
         if let Some(last) = &self.last {
             noticed.extend(stall(last, answered_at));
             noticed.extend(clock_jump(last, sent_at, answered_at, pulse.clock_ms));
@@ -106,8 +125,8 @@ impl Watch {
         noticed
     }
 
-    /// A restored or replaced store stays refused for as long as this router runs, because the store's own pulses soon hide
-    /// what it lost: whoever restarts the routers accepts it. Only a clock that went back can be seen to be right again.
+    /// A restored or replaced store stays refused until an operator accepts it, because the store's own pulses soon hide what
+    /// it lost. Only a clock that went back can be seen to be right again.
     fn check_rewound(&mut self, pulse: &Pulse) -> Option<Noticed> {
         let behind = |ms: u64| self.highest_ms.max(pulse.watermark_ms).saturating_sub(ms);
         let replaced = self
@@ -152,7 +171,7 @@ impl Watch {
         let settled = self
             .restarted_at
             .is_none_or(|restarted| at.saturating_sub(restarted) >= ttl_ms);
-        self.rewound.is_none() && !self.is_behind() && (!costs_a_resource || settled)
+        self.untrusted().is_none() && !self.is_behind() && (!costs_a_resource || settled)
     }
 
     /// The clock is below the highest seen: a fence given out now could repeat an old one.
@@ -171,8 +190,50 @@ impl Watch {
         self.hold_due = false;
     }
 
+    #[cfg(test)]
     pub fn rewound(&self) -> Option<&Rewound> {
         self.rewound.as_ref()
+    }
+
+    /// Why the store is not the one to go on with, by this router or by the controller; `None`: it is.
+    pub fn untrusted(&self) -> Option<String> {
+        let own = self.rewound.as_ref().map(Rewound::to_string);
+        own.or_else(|| self.refused.clone())
+    }
+
+    /// What only an operator can decide: a clock that is behind catches up by itself.
+    pub fn doubt(&self) -> Option<String> {
+        let lasting = self
+            .rewound
+            .as_ref()
+            .filter(|rewound| !matches!(rewound, Rewound::Clock { .. }));
+        lasting.map(Rewound::to_string)
+    }
+
+    /// Watermark and clock of the store when this router first looked.
+    pub fn found(&self) -> Option<(u64, u64)> {
+        self.found
+    }
+
+    pub fn refuse(&mut self, why: String) {
+        self.refused = Some(why);
+    }
+
+    /// An operator goes on with the store as it is. `false`: it is another one by now. While its clock is below the highest
+    /// seen nothing is granted all the same, so that every fence is above those that were given out.
+    pub fn accept(&mut self, incarnation: &str) -> bool {
+        let is_it = self
+            .last
+            .as_ref()
+            .is_none_or(|last| last.incarnation == incarnation);
+        if is_it {
+            self.refused = None;
+            self.rewound = self
+                .rewound
+                .take()
+                .filter(|rewound| matches!(rewound, Rewound::Clock { .. }));
+        }
+        is_it
     }
 
     /// The store's clock by the last pulse, if that was sent after `at`.

@@ -199,3 +199,24 @@ fn the_stores_clock_is_told_between_pulses() {
     assert_eq!(Watch::new(0).clock_ms(5), 0);
     assert_eq!(running(20_000).clock_ms(20_300), EPOCH + 20_300);
 }
+
+#[test]
+fn an_operator_accepts_the_store_that_is_there_and_no_other() {
+    let mut watch = running(20_000);
+    let restored = pulse(EPOCH + 21_000, EPOCH + 5_000);
+    watch.on_pulse(21_000, 21_000, &restored);
+    assert!(
+        watch.doubt().is_some_and(|why| why.contains("15 s")),
+        "{:?}",
+        watch.doubt()
+    );
+    assert!(!watch.may_grant(40_000, false, TTL));
+    assert!(!watch.accept("another"));
+    assert!(watch.accept("one") && watch.untrusted().is_none());
+    watch.on_pulse(22_000, 22_000, &pulse(EPOCH + 22_000, EPOCH + 21_000));
+    assert!(watch.may_grant(22_000, false, TTL));
+    watch.refuse("the ledger remembers more".to_owned());
+    assert!(!watch.may_grant(22_000, false, TTL) && watch.doubt().is_none());
+    assert!(watch.accept("one"));
+    assert!(watch.may_grant(22_000, false, TTL));
+}

@@ -92,7 +92,9 @@ impl Control {
             }
             ControlEvent::Command(Command::Cancel(cancel)) => core.cancel_leases(now_ms, &cancel.leases),
             // A router's business.
-            ControlEvent::Command(Command::AcceptStore(_) | Command::CapWriter(_))
+            ControlEvent::Command(
+                Command::AcceptStore(_) | Command::RefuseStore(_) | Command::CapWriter(_),
+            )
             | ControlEvent::Policies(_)
             | ControlEvent::Caps(_)
             | ControlEvent::Gates(_) => {}

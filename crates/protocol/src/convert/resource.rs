@@ -28,11 +28,7 @@ pub fn resource(wire: v1::Resource) -> Result<Resource, Invalid> {
     Ok(Resource {
         name: wire.name,
         capacity: wire.capacity,
-        headroom: if wire.headroom == 0.0 {
-            Resource::HEADROOM_DEFAULT
-        } else {
-            wire.headroom
-        },
+        headroom: wire.headroom.unwrap_or(Resource::HEADROOM_DEFAULT),
         probe: probe::from_wire(wire.probe),
     })
 }
@@ -43,7 +39,7 @@ impl From<(Resource, u64)> for v1::Resource {
         Self {
             name: resource.name,
             capacity: resource.capacity,
-            headroom: resource.headroom,
+            headroom: Some(resource.headroom),
             version,
             probe: Some(probe::to_wire(resource.probe)),
         }

@@ -1,9 +1,11 @@
 //! What several queues share and can run short of.
 
+use serde::{Deserialize, Serialize};
+
 use super::Probe;
 
 /// A shared downstream with a capacity, e.g. a database's connections.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Resource {
     /// As a queue's name: `[a-z0-9._-]{1,100}`.
     pub name: String,

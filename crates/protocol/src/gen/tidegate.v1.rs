@@ -1107,6 +1107,25 @@ pub struct Report {
     pub alarm: bool,
     #[prost(uint32, tag = "6")]
     pub slots: u32,
+    /// Routers.
+    #[prost(message, optional, tag = "7")]
+    pub store: ::core::option::Option<StoreState>,
+}
+/// Which job store a router serves, and whether it is the one that acknowledged our jobs.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoreState {
+    #[prost(string, tag = "1")]
+    pub incarnation: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub clock_ms: u64,
+    /// At the first look of this router's process: the time up to which the store held everything, and its clock.
+    #[prost(uint64, tag = "3")]
+    pub found_watermark_ms: u64,
+    #[prost(uint64, tag = "4")]
+    pub found_clock_ms: u64,
+    /// Why this router does not trust it. Empty: it does.
+    #[prost(string, tag = "5")]
+    pub untrusted: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Applied {
@@ -1214,7 +1233,7 @@ pub struct Gates {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Command {
-    #[prost(oneof = "command::Command", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "command::Command", tags = "1, 2, 3, 4, 5")]
     pub command: ::core::option::Option<command::Command>,
 }
 /// Nested message and enum types in `Command`.
@@ -1229,6 +1248,8 @@ pub mod command {
         AcceptStore(super::AcceptStore),
         #[prost(message, tag = "4")]
         CapWriter(super::CapWriter),
+        #[prost(message, tag = "5")]
+        RefuseStore(super::RefuseStore),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1244,6 +1265,12 @@ pub struct AcceptStore {
     pub incarnation: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub watermark_ms: u64,
+}
+/// No submits and no grants until the store is accepted; renewals and settles go on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RefuseStore {
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CapWriter {
@@ -3192,9 +3219,9 @@ pub struct Resource {
     /// Units in all, e.g. connections of the pool.
     #[prost(uint32, tag = "2")]
     pub capacity: u32,
-    /// Share of the capacity that jobs may use. Default 0.7.
-    #[prost(double, tag = "3")]
-    pub headroom: f64,
+    /// Share of the capacity that jobs may use: above 0, at most 1. Default 0.7.
+    #[prost(double, optional, tag = "3")]
+    pub headroom: ::core::option::Option<f64>,
     #[prost(uint64, tag = "9")]
     pub version: u64,
     /// How its use is measured.
@@ -3564,6 +3591,62 @@ pub struct GetFleetResponse {
     /// Each queue as last reported.
     #[prost(message, repeated, tag = "7")]
     pub queues: ::prost::alloc::vec::Vec<QueueStatus>,
+    /// Who leads, if it is another one and known: its name and where it can be reached.
+    #[prost(string, tag = "8")]
+    pub leader_name: ::prost::alloc::string::String,
+    #[prost(string, tag = "9")]
+    pub leader_url: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "10")]
+    pub ledger: ::core::option::Option<LedgerStatus>,
+    #[prost(message, optional, tag = "11")]
+    pub store: ::core::option::Option<StoreStatus>,
+    /// Every queue is frozen.
+    #[prost(bool, tag = "12")]
+    pub frozen: bool,
+}
+/// What the controller keeps, and whether it can.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerStatus {
+    #[prost(string, tag = "1")]
+    pub ledger_id: ::prost::alloc::string::String,
+    /// "sqlite" or "postgres".
+    #[prost(string, tag = "2")]
+    pub kind: ::prost::alloc::string::String,
+    /// Why nothing is written now. Empty: it is.
+    #[prost(string, tag = "3")]
+    pub error: ::prost::alloc::string::String,
+    /// Records that wait to be written, and records that were dropped because too many did, since the start.
+    #[prost(uint64, tag = "4")]
+    pub waiting: u64,
+    #[prost(uint64, tag = "5")]
+    pub dropped: u64,
+}
+/// The job store as the ledger remembers it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoreStatus {
+    #[prost(string, tag = "1")]
+    pub incarnation: ::prost::alloc::string::String,
+    /// The highest time that it was seen to have.
+    #[prost(uint64, tag = "2")]
+    pub watermark_ms: u64,
+    /// Why it is not trusted: routers take no submits and grant nothing until it is accepted. Empty: it is trusted.
+    #[prost(string, tag = "3")]
+    pub refused: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AcceptStoreRequest {
+    #[prost(string, tag = "1")]
+    pub who: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub why: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AcceptStoreResponse {
+    /// False: the store was trusted already.
+    #[prost(bool, tag = "1")]
+    pub accepted: bool,
+    #[prost(string, tag = "2")]
+    pub incarnation: ::prost::alloc::string::String,
 }
 /// What is known of one queue.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -3588,6 +3671,13 @@ pub struct QueueStatus {
     pub completions_per_second: f64,
     #[prost(double, tag = "9")]
     pub failures_per_second: f64,
+    #[prost(bool, tag = "10")]
+    pub frozen: bool,
+    /// In place of the demand, and for how long still.
+    #[prost(uint32, optional, tag = "11")]
+    pub pin: ::core::option::Option<u32>,
+    #[prost(uint64, tag = "12")]
+    pub pin_left_ms: u64,
 }
 /// How much of a resource its queues may use and use.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -3960,6 +4050,22 @@ pub mod tuning_service_client {
                 .insert(GrpcMethod::new("tidegate.v1.TuningService", "GetFleet"));
             self.inner.unary(req, path, codec).await
         }
+        /// Goes on with the job store as it is, though it came back with less than it had acknowledged.
+        pub async fn accept_store(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AcceptStoreRequest>,
+        ) -> std::result::Result<tonic::Response<super::AcceptStoreResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/tidegate.v1.TuningService/AcceptStore");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tidegate.v1.TuningService", "AcceptStore"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -4048,6 +4154,11 @@ pub mod tuning_service_server {
             &self,
             request: tonic::Request<super::GetFleetRequest>,
         ) -> std::result::Result<tonic::Response<super::GetFleetResponse>, tonic::Status>;
+        /// Goes on with the job store as it is, though it came back with less than it had acknowledged.
+        async fn accept_store(
+            &self,
+            request: tonic::Request<super::AcceptStoreRequest>,
+        ) -> std::result::Result<tonic::Response<super::AcceptStoreResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct TuningServiceServer<T> {
@@ -4683,6 +4794,44 @@ pub mod tuning_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetFleetSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tidegate.v1.TuningService/AcceptStore" => {
+                    #[allow(non_camel_case_types)]
+                    struct AcceptStoreSvc<T: TuningService>(pub Arc<T>);
+                    impl<T: TuningService> tonic::server::UnaryService<super::AcceptStoreRequest> for AcceptStoreSvc<T> {
+                        type Response = super::AcceptStoreResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AcceptStoreRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut =
+                                async move { <T as TuningService>::accept_store(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AcceptStoreSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
