@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tidegate_chassis::config::{ConfigError, Loaded, Loader, duration};
+use tidegate_chassis::config::{ConfigError, Loaded, Loader, Secret, duration};
 
 /// Shorter turns would judge noise; longer ones would outlive the nodes' patience with their orders.
 const TICK_MIN: Duration = Duration::from_millis(50);
@@ -23,6 +23,11 @@ pub struct ControllerConfig {
     pub tick: Duration,
     /// A TOML file of policies and resources to start with; later changes are made by calls.
     pub policies: Option<PathBuf>,
+    /// What outlives it: `sqlite:PATH`, `postgres://USER@HOST/DATABASE` for several controllers, or `memory:`. A secret,
+    /// because it may hold a password.
+    pub ledger: Secret,
+    /// Where others reach it, as a standby names the leader; empty: the address it listens on.
+    pub advertise: String,
     /// How it calls itself to nodes; empty: a random name.
     pub name: String,
     /// Serves gRPC reflection, so that grpcurl needs no files.
@@ -33,6 +38,9 @@ pub struct ControllerConfig {
     /// Nobody else can lead, because the whole fleet is this process.
     #[serde(skip)]
     pub alone: bool,
+    /// The policies file is the place to edit: at each start it wins over the ledger.
+    #[serde(skip)]
+    pub policies_win: bool,
 }
 
 impl Default for ControllerConfig {
@@ -42,10 +50,13 @@ impl Default for ControllerConfig {
             metrics_listen: SocketAddr::from(([127, 0, 0, 1], 9465)),
             tick: Duration::from_secs(5),
             policies: None,
+            ledger: "sqlite:./.tidegate/ledger.db".into(),
+            advertise: String::new(),
             name: String::new(),
             reflection: false,
             drain_timeout: Duration::from_secs(5),
             alone: false,
+            policies_win: false,
         }
     }
 }
@@ -56,7 +67,9 @@ impl ControllerConfig {
     /// # Errors
     /// Any [`ConfigError`]; nothing is half-loaded.
     pub fn load(args: &ControllerArgs) -> Result<Loaded<ControllerFile>, ConfigError> {
-        Loader::from_process().load(args.config.as_deref(), args.overrides())
+        Loader::from_process()
+            .standard_env(&[("DATABASE_URL", "controller.ledger")])
+            .load(args.config.as_deref(), args.overrides())
     }
 
     /// What the types cannot say.
@@ -99,6 +112,12 @@ pub struct ControllerArgs {
     /// TOML file of policies and resources to start with
     #[arg(long, value_name = "FILE")]
     pub policies: Option<PathBuf>,
+    /// What outlives it: sqlite:PATH, postgres://... for several controllers, or memory: [default: sqlite:./.tidegate/ledger.db]
+    #[arg(long, value_name = "URL")]
+    pub ledger: Option<String>,
+    /// Where others reach it, as a standby names the leader [default: the address it listens on]
+    #[arg(long, value_name = "URL")]
+    pub advertise: Option<String>,
     /// How it calls itself to nodes [default: a random name]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
@@ -118,6 +137,8 @@ impl ControllerArgs {
             "metrics_listen": self.metrics_listen,
             "tick": self.tick,
             "policies": self.policies,
+            "ledger": self.ledger,
+            "advertise": self.advertise,
             "name": self.name,
             "reflection": self.reflection.then_some(true),
         } })

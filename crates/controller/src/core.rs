@@ -10,23 +10,25 @@ mod explain;
 mod facts;
 mod gates;
 mod history;
+mod leadership;
 pub mod model;
 mod nodes;
 mod operators;
 mod policies;
 mod probes;
+mod replayable;
+mod store;
 mod tick;
 mod view;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tidegate_flow::{caps::Ledger, governor, histogram::Histogram};
 use tidegate_protocol::domain::{QueueName, Resource, Version};
-use uuid::Uuid;
 
 pub use belief::{Reading, Trust};
 pub use desired::{Desired, NoNumber};
-pub use history::{HISTORY_MAX, HistoryPage};
+pub use leadership::{EPOCH_MAX, Lead, Standing};
 pub use operators::Subject;
 pub use policies::{Change, TuningError};
 pub use probes::Asked;
@@ -53,7 +55,6 @@ const TTL_MS_MIN: u64 = 30_000;
 pub struct Settings {
     pub tick_ms: u64,
     pub name: String,
-    pub ledger_id: Uuid,
     /// Nobody else can lead, because the whole fleet is this process: caps that are in force are its own, of before.
     pub alone: bool,
 }
@@ -61,6 +62,8 @@ pub struct Settings {
 /// See the [module](self).
 pub struct Core {
     settings: Settings,
+    standing: Standing,
+    /// Empty: none was ever read.
     ledger_id: String,
     /// Of this leadership, with the newest decision sent.
     version: Version,
@@ -74,8 +77,16 @@ pub struct Core {
     /// Requests in a row that the writer left without an answer.
     writer_misses: u32,
     governor: governor::State,
+    /// The governor's clock goes on where the ledger's last snapshot stood, whichever process that was.
+    governor_offset_ms: u64,
+    /// Ticks of this leadership.
+    ticks: u64,
+    snapshot_due_ms: u64,
     history: History,
+    trust: store::Trust,
     frozen: bool,
+    /// Resources of which more is held than their budget.
+    overfull: BTreeSet<String>,
     learning_until_ms: u64,
     /// Somebody else leads: who, and when that was last seen.
     conflict: Option<(String, u64)>,
@@ -83,6 +94,13 @@ pub struct Core {
     is_leader: bool,
     /// The highest epoch of another ledger that a node has spoken of.
     seen_epoch: u64,
+    /// See [`Lead`].
+    is_first: bool,
+    stride: u64,
+    /// The epoch that the ledger is asked to have; nothing is ordered until it has.
+    raising: Option<u64>,
+    /// It is raised without anybody having been there before.
+    is_fresh: bool,
     /// Makes request ids unique: orders may share a version.
     asked: u64,
     refusals: u64,
@@ -105,13 +123,11 @@ struct Managed<T> {
 impl Core {
     pub fn new(settings: Settings, now: Now) -> Self {
         Self {
-            ledger_id: settings.ledger_id.to_string(),
+            standing: Standing::Standby(None, "it has not read its ledger yet".to_owned()),
+            ledger_id: String::new(),
             next_tick_ms: now.mono_ms + settings.tick_ms,
             settings,
-            version: Version {
-                epoch: 1,
-                generation: 0,
-            },
+            version: Version::default(),
             nodes: BTreeMap::new(),
             queues: BTreeMap::new(),
             resources: BTreeMap::new(),
@@ -121,12 +137,21 @@ impl Core {
             writer: None,
             writer_misses: 0,
             governor: governor::State::default(),
+            governor_offset_ms: 0,
+            ticks: 0,
+            snapshot_due_ms: 0,
+            trust: store::Trust::default(),
             history: History::default(),
             frozen: false,
+            overfull: BTreeSet::new(),
             learning_until_ms: 0,
             conflict: None,
             is_leader: false,
             seen_epoch: 0,
+            is_first: false,
+            stride: 0,
+            raising: None,
+            is_fresh: false,
             asked: 0,
             refusals: 0,
             last_tick: None,
@@ -146,14 +171,6 @@ impl Core {
         self.next_tick_ms
     }
 
-    /// Whether this controller leads, and why not.
-    pub fn readiness(&self) -> Result<(), String> {
-        match &self.conflict {
-            Some((who, _)) => Err(format!("another controller leads: {who}")),
-            None => Ok(()),
-        }
-    }
-
     fn is_learning(&self, now: Now) -> bool {
         now.mono_ms < self.learning_until_ms
     }
@@ -167,53 +184,11 @@ impl Core {
         self.version
     }
 
-    /// Another controller is in force. It is left alone: its orders end by themselves once it is gone.
-    fn yield_to(&mut self, who: String, now: Now) {
-        if self.conflict.as_ref().is_none_or(|(known, _)| *known != who) {
-            tracing::error!(who, "another controller leads");
-            self.refusals += 1;
-        }
-        self.conflict = Some((who, now.mono_ms));
-    }
-
     /// Something cannot wait for the next tick, but a storm of it must not make one of ticks.
     fn tick_soon(&mut self, now: Now) {
         let apart = EARLY_TICK_MS.min(self.settings.tick_ms);
         let earliest = self.last_tick.map_or(now.mono_ms, |last| last.mono_ms + apart);
         self.next_tick_ms = self.next_tick_ms.min(earliest.max(now.mono_ms));
-    }
-
-    /// Another leadership was in force and is not any more: to be obeyed, decisions must be newer than all of its, and
-    /// nothing that was answered to this one is certain.
-    fn outrank(&mut self, seen: u64, now: Now) {
-        if seen < self.version.epoch {
-            return;
-        }
-        self.version = Version {
-            epoch: seen + 1,
-            generation: 0,
-        };
-        tracing::warn!(
-            seen,
-            epoch = self.version.epoch,
-            "another leadership was in force: leading with a newer epoch"
-        );
-        self.learning_until_ms = now.mono_ms + LEARNING_TICKS * self.settings.tick_ms;
-        self.caps.forget_answers();
-        self.requests.clear();
-        self.conflict = None;
-        self.is_leader = false;
-        let version = self.next_version();
-        for queue in self.queues.values_mut() {
-            if let Some(policy) = &mut queue.policy {
-                policy.version = version;
-            }
-        }
-        for node in self.nodes.values_mut() {
-            node.sent_at_ms = None;
-        }
-        self.adopt(now);
-        self.tick_soon(now);
     }
 }
 

@@ -18,11 +18,16 @@
 mod attach;
 mod config;
 pub mod core;
+mod edits;
 mod keda;
+mod keeper;
+mod ledger;
 mod metrics;
 mod owner;
 mod probes;
+mod replay;
 mod run;
+mod seed;
 mod status;
 mod trace;
 mod tuning;
@@ -30,4 +35,5 @@ mod wire;
 
 pub use config::{ControllerArgs, ControllerConfig, ControllerFile};
 pub use metrics::METRICS;
+pub use replay::{Mismatch, Replayed, replay};
 pub use run::{Host, Ready, RunError, run, run_on};

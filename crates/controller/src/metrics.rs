@@ -5,9 +5,12 @@ use std::collections::BTreeSet;
 use tidegate_chassis::metrics;
 use tidegate_chassis::telemetry::{Counter, Gauge, KeyValue, Meter, Metric};
 
-use crate::core::{
-    FleetView, Trust,
-    model::{Decision, Role},
+use crate::{
+    core::{
+        FleetView, Trust,
+        model::{Decision, Role},
+    },
+    ledger::Condition,
 };
 
 /// Series per instrument: queue names come from callers, and each series costs memory for as long as the process lives.
@@ -83,6 +86,22 @@ metrics! {
         &[],
         "Streams that were closed because they were not read",
     );
+    LEADING = Metric::gauge(
+        "tidegate_control_leading",
+        &[],
+        "1: this controller leads and is obeyed",
+    );
+    LEDGER_UP = Metric::gauge("tidegate_ledger_up", &[], "1: what is to be kept is written");
+    LEDGER_WAITING = Metric::gauge(
+        "tidegate_ledger_waiting_records",
+        &[],
+        "Records that wait to be written to the ledger",
+    );
+    LEDGER_DROPPED = Metric::gauge(
+        "tidegate_ledger_dropped_records",
+        &[],
+        "Records lost because too many waited, since the start",
+    );
 }
 
 /// See the [module](self). Used by the owner alone.
@@ -102,6 +121,10 @@ pub struct Metrics {
     desired_slots: Gauge<u64>,
     refusals: Gauge<u64>,
     dropped: Counter<u64>,
+    leading: Gauge<u64>,
+    ledger_up: Gauge<u64>,
+    ledger_waiting: Gauge<u64>,
+    ledger_dropped: Gauge<u64>,
     labelled: BTreeSet<String>,
 }
 
@@ -123,6 +146,10 @@ impl Metrics {
             desired_slots: DESIRED_SLOTS.u64_gauge(meter),
             refusals: REFUSALS.u64_gauge(meter),
             dropped: DROPPED.u64_counter(meter),
+            leading: LEADING.u64_gauge(meter),
+            ledger_up: LEDGER_UP.u64_gauge(meter),
+            ledger_waiting: LEDGER_WAITING.u64_gauge(meter),
+            ledger_dropped: LEDGER_DROPPED.u64_gauge(meter),
             labelled: BTreeSet::new(),
         }
     }
@@ -145,10 +172,18 @@ impl Metrics {
         self.dropped.add(1, &[]);
     }
 
+    pub fn show_ledger(&self, condition: &Condition) {
+        self.ledger_up.record(u64::from(condition.error.is_empty()), &[]);
+        self.ledger_waiting.record(condition.waiting as u64, &[]);
+        self.ledger_dropped.record(condition.dropped, &[]);
+    }
+
     /// After a tick.
     pub fn show(&mut self, fleet: &FleetView, wall_ms: u64) {
         self.last_tick.record(wall_ms as f64 / 1_000.0, &[]);
         self.refusals.record(fleet.refusals, &[]);
+        self.leading
+            .record(u64::from(fleet.standby_reason.is_empty()), &[]);
         let workers = fleet
             .nodes
             .iter()

@@ -12,14 +12,15 @@ use tidegate_chassis::{
     telemetry::trace::{Since, WorkSpan},
 };
 use tidegate_protocol::v1;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tonic::Status;
 
 use crate::{
     core::{
         Core,
-        model::{Decision, Effect, Hello, Now, Said, StreamId},
+        model::{Decision, Effect, Hello, Now, Order, Said, StreamId},
     },
+    ledger::{Record, Scribe},
     metrics::Metrics,
     status::Refusal,
     trace, wire,
@@ -117,11 +118,30 @@ pub struct Owner {
     readiness: Readiness,
     /// The span of the tick that is being carried out.
     tick: Option<WorkSpan>,
+    scribe: Scribe,
+    /// The epoch that the ledger is to have.
+    raises: watch::Sender<u64>,
+}
+
+/// What the owner works with, beside the state.
+pub struct Around {
+    /// The one that the core was started by.
+    pub clock: Monotonic,
+    pub metrics: Metrics,
+    pub readiness: Readiness,
+    pub scribe: Scribe,
+    pub raises: watch::Sender<u64>,
 }
 
 impl Owner {
-    /// `clock` is the one that the core was started by.
-    pub fn new(core: Core, clock: Monotonic, metrics: Metrics, readiness: Readiness) -> (Self, Handle) {
+    pub fn new(core: Core, around: Around) -> (Self, Handle) {
+        let Around {
+            clock,
+            metrics,
+            readiness,
+            scribe,
+            raises,
+        } = around;
         let (events, mailbox) = mpsc::channel(MAILBOX_MAX);
         let (decisions, _) = broadcast::channel(WATCH_MAX);
         let handle = Handle {
@@ -138,6 +158,8 @@ impl Owner {
             metrics,
             readiness,
             tick: None,
+            scribe,
+            raises,
         };
         (owner, handle)
     }
@@ -153,11 +175,13 @@ impl Owner {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {
                     let (now, since) = (self.now(), Since::now());
+                    self.core.check_lease(now);
                     self.core.tick(now);
                     self.tick = trace::tick(&self.core.view(now), since);
                     self.carry_out();
                     self.tick = None;
                     self.metrics.show(&self.core.view(now), now.wall_ms);
+                    self.metrics.show_ledger(&self.scribe.condition());
                 }
                 event = self.mailbox.recv() => {
                     let Some(event) = event else { return };
@@ -178,6 +202,8 @@ impl Owner {
 
     fn take(&mut self, event: Event) {
         let now = self.now();
+        // It may have been stopped for long: nothing is decided, and nothing sent, by a lease that has run out.
+        self.core.check_lease(now);
         match event {
             Event::Join { hello, link, stream } => {
                 self.streams += 1;
@@ -210,16 +236,24 @@ impl Owner {
                         }
                     }
                     Effect::Decided(decision) => self.tell(decision),
+                    Effect::Keep(record) => self.scribe.write(record),
+                    Effect::RaiseEpoch(epoch) => {
+                        self.raises.send_replace(epoch);
+                    }
                 }
             }
         }
     }
 
     /// Never waits: a node that does not read must not hold up the others.
-    fn send(&mut self, stream: StreamId, order: crate::core::model::Order) {
+    fn send(&mut self, stream: StreamId, order: Order) {
         let Some(link) = self.links.get(&stream) else {
             return;
         };
+        let is_order = !matches!(order, Order::Refused { .. });
+        if is_order && !self.core.may_push(self.now()) {
+            return;
+        }
         let Err(error) = link.outbox.try_send(Ok(wire::order(order))) else {
             return;
         };
@@ -250,6 +284,7 @@ impl Owner {
         self.metrics.decided(&decision);
         let tick = self.tick.as_ref().map(WorkSpan::context);
         trace::decision(&decision, tick.as_ref());
+        self.scribe.write(Record::Decision(decision.clone()));
         // Nobody watching is the usual case.
         let _ = self.decisions.send(decision);
     }

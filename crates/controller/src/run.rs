@@ -1,6 +1,6 @@
 //! Putting a controller together, and taking it down in order: health first, then streams, then the owner.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tidegate_chassis::{
     CancellationToken,
@@ -17,23 +17,29 @@ use tidegate_protocol::{
     policy_file::{self, PolicyFile, PolicyFileError},
     v1::{control_service_server::ControlServiceServer, tuning_service_server::TuningServiceServer},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use uuid::Uuid;
 
 use crate::{
     attach::{Attaching, STREAMS_MAX},
     config::ControllerConfig,
-    core::{Core, Settings, TuningError, model::Now},
+    core::{Core, Lead, Settings, TuningError, model::Now},
+    edits::Editor,
     keda::{self, Scaler},
+    keeper::Keeper,
+    ledger::{Leader, Ledger, OpenError, Scribe},
     metrics::Metrics,
-    owner::{Handle, Owner},
+    owner::{Around, Handle, Owner},
     probes,
+    seed::Seed,
     status::Refusal,
     tuning::{Tuning, WATCHERS_MAX},
 };
 
 /// Health says NOT_SERVING this long before streams end, so that a node that comes back at once is not sent here again.
 const DRAIN_LEAD: Duration = Duration::from_millis(50);
+/// Whether it leads is known by then, if its ledger is there.
+const SETTLE_MAX: Duration = Duration::from_secs(3);
 /// What the process's tasks may take beyond the drain of calls and streams.
 const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 
@@ -52,6 +58,8 @@ pub enum RunError {
     Policies { path: PathBuf, source: PolicyFileError },
     #[error("{}: {source}", path.display())]
     Seed { path: PathBuf, source: TuningError },
+    #[error(transparent)]
+    Ledger(#[from] OpenError),
     #[error("a listener has no address")]
     Listener(#[from] std::io::Error),
     #[error(transparent)]
@@ -66,8 +74,9 @@ impl RunError {
             | RunError::Setting(_)
             | RunError::ReadPolicies { .. }
             | RunError::Policies { .. }
-            | RunError::Seed { .. } => 2,
-            RunError::Bind(_) | RunError::Listener(_) | RunError::Tasks(_) => 1,
+            | RunError::Seed { .. }
+            | RunError::Ledger(OpenError::UnknownUrl | OpenError::Url(_)) => 2,
+            RunError::Bind(_) | RunError::Ledger(_) | RunError::Listener(_) | RunError::Tasks(_) => 1,
         }
     }
 }
@@ -124,7 +133,8 @@ pub async fn run_on(
 ) -> Result<(), RunError> {
     config.check().map_err(RunError::Setting)?;
     let clock = Monotonic::start();
-    let core = core(&config, clock)?;
+    let settings = settings(&config);
+    let seed = seed(&config, &settings)?;
     let Host {
         grpc,
         admin,
@@ -137,10 +147,32 @@ pub async fn run_on(
             .map(|(listener, _)| listener.local_addr())
             .transpose()?,
     };
+    let leader = Leader {
+        name: settings.name.clone(),
+        url: match config.advertise.as_str() {
+            "" => format!("http://{}", addresses.grpc),
+            url => url.to_owned(),
+        },
+    };
+    let ledger = Arc::new(Ledger::open(config.ledger.expose(), leader).await?);
+    let (scribe, writing) = Scribe::new(ledger.clone());
     let meter = admin
         .as_ref()
         .map_or_else(telemetry::meter, |(_, registry)| registry.meter());
-    let (owner, handle) = Owner::new(core, clock, Metrics::new(&meter), readiness.clone());
+    let (raises, asked) = watch::channel(0);
+    let around = Around {
+        clock,
+        metrics: Metrics::new(&meter),
+        readiness: readiness.clone(),
+        scribe: scribe.clone(),
+        raises,
+    };
+    let (owner, handle) = Owner::new(Core::new(settings, now(clock)), around);
+    let editor = Arc::new(Editor::new(handle.clone(), ledger.clone()));
+    let keeper = Keeper::new(ledger.clone(), editor.clone(), handle.clone(), clock, asked)
+        .seed(seed)
+        .alone(config.alone);
+    let settled = keeper.settled();
     let tasks = Tasks::new(shutdown.clone()).drain_deadline(config.drain_timeout + DRAIN_LEAD + DRAIN_MARGIN);
     if let Some((listener, registry)) = admin {
         tasks.spawn(
@@ -158,38 +190,66 @@ pub async fn run_on(
         "probes",
         probes::ask(handle.clone(), probes::secrets(), shutdown.clone()),
     );
-    let server = server(&config, &tasks, handle, readiness, draining);
+    tasks.spawn("lease", keeper.run(stop.clone()));
+    tasks.spawn("history", writing.run(stop.clone()));
+    let parts = Parts {
+        owner: handle,
+        editor,
+        ledger,
+        scribe,
+    };
+    let server = server(&config, &tasks, parts, readiness, draining);
+    let ended = shutdown.clone();
     tasks.spawn("grpc", async move {
-        let served = server.serve(grpc, shutdown).await;
+        let served = server.serve(grpc, ended).await;
         // No call is left that could ask it anything.
         stop.cancel();
         served
     });
+    tokio::select! {
+        () = settled.notified() => {}
+        () = shutdown.cancelled() => {}
+        // A ledger that does not answer: it serves all the same, and says so.
+        () = tokio::time::sleep(SETTLE_MAX) => {}
+    }
     ready(addresses);
     tasks.run().await?;
     Ok(())
 }
 
-/// The state to start with. A mistake in the file is told before anything is served.
-fn core(config: &ControllerConfig, clock: Monotonic) -> Result<Core, RunError> {
-    let now = Now {
+fn now(clock: Monotonic) -> Now {
+    Now {
         mono_ms: clock.ms(),
         wall_ms: clock::wall_ms(),
-    };
-    let settings = Settings {
+    }
+}
+
+fn settings(config: &ControllerConfig) -> Settings {
+    Settings {
         tick_ms: u64::try_from(config.tick.as_millis()).unwrap_or(u64::MAX),
         name: name(config),
-        ledger_id: Uuid::new_v4(),
         alone: config.alone,
-    };
-    let mut core = Core::new(settings, now);
-    if let Some(path) = &config.policies {
-        core.seed(read(path)?, now).map_err(|source| RunError::Seed {
-            path: path.clone(),
-            source,
-        })?;
     }
-    Ok(core)
+}
+
+/// The policies file, if there is one. A mistake in it is told before anything is served.
+fn seed(config: &ControllerConfig, settings: &Settings) -> Result<Option<Seed>, RunError> {
+    let Some(path) = &config.policies else {
+        return Ok(None);
+    };
+    let seed = Seed {
+        path: path.clone(),
+        file: read(path)?,
+        wins: config.policies_win,
+    };
+    let mut trial = Core::new(settings.clone(), Now::default());
+    trial.lead(Lead::default(), Now::default());
+    let tried = trial.seed(seed.file.clone(), Now::default());
+    tried.map_err(|source| RunError::Seed {
+        path: path.clone(),
+        source,
+    })?;
+    Ok(Some(seed))
 }
 
 fn read(path: &std::path::Path) -> Result<PolicyFile, RunError> {
@@ -203,13 +263,27 @@ fn read(path: &std::path::Path) -> Result<PolicyFile, RunError> {
     })
 }
 
+/// What the services stand on.
+struct Parts {
+    owner: Handle,
+    editor: Arc<Editor>,
+    ledger: Arc<Ledger>,
+    scribe: Scribe,
+}
+
 fn server(
     config: &ControllerConfig,
     tasks: &Tasks,
-    owner: Handle,
+    parts: Parts,
     readiness: Readiness,
     draining: CancellationToken,
 ) -> GrpcServer {
+    let Parts {
+        owner,
+        editor,
+        ledger,
+        scribe,
+    } = parts;
     let attaching = Attaching {
         owner: owner.clone(),
         streams: tasks.group("nodes", STREAMS_MAX),
@@ -217,6 +291,9 @@ fn server(
     };
     let tuning = Tuning {
         owner: owner.clone(),
+        editor,
+        ledger,
+        scribe,
         watchers: tasks.group("watchers", WATCHERS_MAX),
         draining: draining.clone(),
     };

@@ -7,7 +7,10 @@ use tidegate_protocol::{convert::Invalid, limits, reason};
 use tonic::{Code, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::core::{NoNumber, TuningError};
+use crate::{
+    core::{NoNumber, TuningError},
+    ledger::{Leader, LedgerError},
+};
 
 /// gRFC A6: the client waits exactly this long before it tries again.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
@@ -113,9 +116,19 @@ impl Refusal {
         .into()
     }
 
-    pub fn not_implemented(what: &str) -> Self {
-        let message = format!("{what} is not done by this version yet");
-        Self::new(Code::Unimplemented, reason::NOT_IMPLEMENTED, message)
+    /// Whoever leads can do it.
+    pub fn not_leading(leader: Option<Leader>, why: impl Into<String>) -> Self {
+        let leader = leader.unwrap_or_default();
+        Self::new(Code::Unavailable, reason::NOT_LEADER, why)
+            .with("leader", leader.name)
+            .with("leader_url", leader.url)
+            .retry()
+    }
+
+    /// An edit before it is made in turn.
+    pub fn edits_stuck() -> Self {
+        let message = "other edits wait for the ledger: nothing was changed";
+        Self::new(Code::Unavailable, reason::LEDGER_UNAVAILABLE, message).retry()
     }
 
     /// A group of tasks that takes no more.
@@ -190,6 +203,24 @@ impl From<TuningError> for Refusal {
                     .with("resource", resource)
             }
             TuningError::Full(what) => Self::overloaded(what),
+            TuningError::NoStore => Self::new(Code::FailedPrecondition, reason::NO_STORE, message),
+            TuningError::Standby(_) => Self::not_leading(None, message),
+        }
+    }
+}
+
+impl From<LedgerError> for Refusal {
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::NotLeader => Self::not_leading(None, error.to_string()),
+            LedgerError::Unavailable(_) => {
+                let message = format!("{error}; jobs go on, nothing was changed");
+                Self::new(Code::Unavailable, reason::LEDGER_UNAVAILABLE, message).retry()
+            }
+            LedgerError::Unknown(_) => {
+                Self::new(Code::Unavailable, reason::LEDGER_UNAVAILABLE, error.to_string()).retry()
+            }
+            LedgerError::Corrupt(_) => Self::new(Code::Internal, reason::INTERNAL, error.to_string()),
         }
     }
 }
@@ -248,9 +279,7 @@ mod tests {
             Code::Aborted
         );
         assert_eq!(code(TuningError::Full("queues")), Code::ResourceExhausted);
-        assert_eq!(
-            Refusal::not_implemented("it").into_status().code(),
-            Code::Unimplemented
-        );
+        let dead = LedgerError::Unavailable("gone".into());
+        assert_eq!(Refusal::from(dead).into_status().code(), Code::Unavailable);
     }
 }

@@ -4,13 +4,21 @@ mod pages;
 mod show;
 
 use tidegate_chassis::{CancellationToken, tasks::Group};
-use tidegate_protocol::{convert, domain::QueueName, v1};
+use tidegate_protocol::{
+    convert,
+    domain::{JobId, QueueName},
+    v1,
+};
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, async_trait};
 
+use std::sync::Arc;
+
 use crate::{
-    core::{Change, Subject, TuningError},
+    core::{Change, Core, Standing, Subject, TuningError, model::Now},
+    edits::Editor,
+    ledger::{Ledger, Note, Row, Scribe},
     owner::Handle,
     status::Refusal,
     wire,
@@ -18,12 +26,17 @@ use crate::{
 
 /// Watchers at once.
 pub const WATCHERS_MAX: usize = 256;
+/// Of who and of why.
+const NOTE_CHARS_MAX: usize = 1_000;
 /// Decisions that a watcher may be behind in its own stream.
 const WATCH_MESSAGES: usize = 64;
 
 /// The service.
 pub struct Tuning {
     pub owner: Handle,
+    pub editor: Arc<Editor>,
+    pub ledger: Arc<Ledger>,
+    pub scribe: Scribe,
     pub watchers: Group,
     pub draining: CancellationToken,
 }
@@ -36,6 +49,12 @@ fn answer<T>(value: T) -> Answer<T> {
 
 fn queue(text: &str) -> Result<QueueName, Refusal> {
     Ok(convert::queue_name("queue", text)?)
+}
+
+/// A job's id names its queue.
+fn job_queue(text: &str) -> Result<QueueName, Refusal> {
+    let id: JobId = convert::job_id("job_id", text)?;
+    Ok(id.queue)
 }
 
 /// Empty is every queue.
@@ -60,9 +79,13 @@ fn violations(error: TuningError) -> Result<Vec<v1::FieldViolation>, Refusal> {
     }
 }
 
-/// What an operator did, where others will look for it.
-fn note(what: &str, subject: &str, who: &str, why: &str) {
-    tracing::info!(what, subject, who, why, "an operator changed something");
+/// Who and why, for the ledger.
+fn note(who: String, why: String) -> Note {
+    let short = |text: String| text.chars().take(NOTE_CHARS_MAX).collect();
+    Note {
+        who: short(who),
+        why: short(why),
+    }
 }
 
 #[async_trait]
@@ -70,7 +93,7 @@ impl v1::tuning_service_server::TuningService for Tuning {
     async fn get_policy(&self, request: Request<v1::GetPolicyRequest>) -> Answer<v1::GetPolicyResponse> {
         let name = queue(&request.get_ref().queue)?;
         let asked = name.clone();
-        let found = self.ask(move |core, _| core.policy(&asked)).await?;
+        let found = self.ask_leader(move |core, _| core.policy(&asked)).await?;
         let (policy, version) = found
             .ok_or_else(|| TuningError::NoPolicy(name.to_string()))
             .map_err(Refusal::from)?;
@@ -101,14 +124,10 @@ impl v1::tuning_service_server::TuningService for Tuning {
         let wire = request.into_inner();
         let name = queue(&wire.queue)?;
         let change = Change {
-            validate_only: false,
             expected: wire.expected_version,
         };
-        let deleted = self
-            .ask(move |core, now| core.delete_policy(&name, &change, now))
-            .await?;
-        deleted.map_err(Refusal::from)?;
-        note("delete policy", &wire.queue, &wire.who, &wire.why);
+        let plan = move |core: &Core, _| core.plan_policy_deletion(&name, &change).map(Some);
+        self.editor.edit(note(wire.who, wire.why), plan).await?;
         answer(v1::DeletePolicyResponse {})
     }
 
@@ -119,7 +138,7 @@ impl v1::tuning_service_server::TuningService for Tuning {
         let name = request.into_inner().name;
         convert::queue_name("name", &name).map_err(Refusal::from)?;
         let asked = name.clone();
-        let found = self.ask(move |core, _| core.resource(&asked)).await?;
+        let found = self.ask_leader(move |core, _| core.resource(&asked)).await?;
         let resource = found
             .ok_or(TuningError::NoResource(name))
             .map_err(Refusal::from)?;
@@ -149,15 +168,10 @@ impl v1::tuning_service_server::TuningService for Tuning {
         let wire = request.into_inner();
         convert::queue_name("name", &wire.name).map_err(Refusal::from)?;
         let change = Change {
-            validate_only: false,
             expected: wire.expected_version,
         };
-        let name = wire.name.clone();
-        let deleted = self
-            .ask(move |core, _| core.delete_resource(&name, &change))
-            .await?;
-        deleted.map_err(Refusal::from)?;
-        note("delete resource", &wire.name, &wire.who, &wire.why);
+        let plan = move |core: &Core, _| core.plan_resource_deletion(&wire.name, &change).map(Some);
+        self.editor.edit(note(wire.who, wire.why), plan).await?;
         answer(v1::DeleteResourceResponse {})
     }
 
@@ -167,15 +181,15 @@ impl v1::tuning_service_server::TuningService for Tuning {
 
     async fn freeze(&self, request: Request<v1::FreezeRequest>) -> Answer<v1::FreezeResponse> {
         let wire = request.into_inner();
-        self.set_frozen(&wire.queue, true).await?;
-        note("freeze", &wire.queue, &wire.who, &wire.why);
+        self.set_frozen(&wire.queue, true, note(wire.who, wire.why))
+            .await?;
         answer(v1::FreezeResponse {})
     }
 
     async fn unfreeze(&self, request: Request<v1::UnfreezeRequest>) -> Answer<v1::UnfreezeResponse> {
         let wire = request.into_inner();
-        self.set_frozen(&wire.queue, false).await?;
-        note("unfreeze", &wire.queue, &wire.who, &wire.why);
+        self.set_frozen(&wire.queue, false, note(wire.who, wire.why))
+            .await?;
         answer(v1::UnfreezeResponse {})
     }
 
@@ -183,39 +197,53 @@ impl v1::tuning_service_server::TuningService for Tuning {
         let wire = request.into_inner();
         let name = queue(&wire.queue)?;
         let (value, ttl_ms) = (wire.value, wire.ttl_ms);
-        let pinned = self
-            .ask(move |core, now| core.pin(&name, value, ttl_ms, now))
-            .await?;
-        pinned.map_err(Refusal::from)?;
-        note("pin", &wire.queue, &wire.who, &wire.why);
+        let plan = move |core: &Core, now| core.plan_pin(&name, value, ttl_ms, now).map(Some);
+        self.editor.edit(note(wire.who, wire.why), plan).await?;
         answer(v1::PinResponse {})
     }
 
     async fn unpin(&self, request: Request<v1::UnpinRequest>) -> Answer<v1::UnpinResponse> {
         let wire = request.into_inner();
         let name = queue(&wire.queue)?;
-        let unpinned = self.ask(move |core, now| core.unpin(&name, now)).await?;
-        unpinned.map_err(Refusal::from)?;
-        note("unpin", &wire.queue, &wire.who, &wire.why);
+        let plan = move |core: &Core, now| core.plan_unpin(&name, now).map(Some);
+        self.editor.edit(note(wire.who, wire.why), plan).await?;
         answer(v1::UnpinResponse {})
     }
 
+    async fn accept_store(
+        &self,
+        request: Request<v1::AcceptStoreRequest>,
+    ) -> Answer<v1::AcceptStoreResponse> {
+        let wire = request.into_inner();
+        let plan = |core: &Core, _| core.plan_acceptance();
+        let row = self.editor.edit(note(wire.who, wire.why), plan).await?;
+        answer(match row {
+            Some(Row::StoreAccepted { incarnation, .. }) => v1::AcceptStoreResponse {
+                accepted: true,
+                incarnation,
+            },
+            _ => v1::AcceptStoreResponse::default(),
+        })
+    }
+
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
-        let name = match request.into_inner().subject {
-            Some(v1::explain_request::Subject::Queue(name)) => queue(&name)?,
-            Some(v1::explain_request::Subject::JobId(_)) => {
-                return Err(Refusal::not_implemented("explaining a job").into_status());
-            }
+        let (name, is_job) = match request.into_inner().subject {
+            Some(v1::explain_request::Subject::Queue(name)) => (queue(&name)?, false),
+            Some(v1::explain_request::Subject::JobId(id)) => (job_queue(&id)?, true),
             None => {
-                let message = "say a queue";
+                let message = "say a queue or a job";
                 let invalid =
                     convert::Invalid::new("subject", tidegate_protocol::reason::INVALID_ARGUMENT, message);
                 return Err(Refusal::from(invalid).into_status());
             }
         };
         let asked = name.clone();
-        let explained = self.ask(move |core, _| core.explain(&asked)).await?;
+        let explained = self.ask_leader(move |core, now| match is_job {
+            true => core.explain_waiting(&asked, now),
+            false => core.explain(&asked, now),
+        });
         let (text, decisions) = explained
+            .await?
             .ok_or_else(|| TuningError::NoQueue(name.to_string()))
             .map_err(Refusal::from)?;
         answer(v1::ExplainResponse {
@@ -236,46 +264,67 @@ impl v1::tuning_service_server::TuningService for Tuning {
 
     async fn get_fleet(&self, _: Request<v1::GetFleetRequest>) -> Answer<v1::GetFleetResponse> {
         let fleet = self.ask(|core, now| core.view(now)).await?;
-        answer(show::fleet(fleet))
+        let ledger = v1::LedgerStatus {
+            ledger_id: fleet.ledger_id.clone(),
+            kind: self.ledger.kind().to_owned(),
+            ..show::ledger(self.scribe.condition())
+        };
+        answer(show::fleet(fleet, ledger))
     }
 }
 
 impl Tuning {
     async fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&mut crate::core::Core, crate::core::model::Now) -> T + Send + 'static,
+        question: impl FnOnce(&mut Core, Now) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
         Ok(self.owner.ask(question).await?)
+    }
+
+    /// What only a leader knows.
+    async fn ask_leader<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Core, Now) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let asked = self.ask(move |core, now| match core.standing() {
+            Standing::Leads(_) => Ok(question(core, now)),
+            Standing::Standby(leader, _) => Err((leader.clone(), core.standby_reason())),
+        });
+        asked
+            .await?
+            .map_err(|(leader, why)| Refusal::not_leading(leader, why))
     }
 
     async fn apply(&self, wire: v1::ApplyPolicyRequest) -> Result<v1::ApplyPolicyResponse, Refusal> {
         let (name, policy) = convert::policy_unchecked(wire.policy.unwrap_or_default())
             .map_err(|invalid| invalid.within("policy"))?;
         let change = Change {
-            validate_only: wire.validate_only,
             expected: wire.expected_version,
         };
-        let queue = name.clone();
-        let applied = self
-            .ask(move |core, now| core.apply_policy(name, policy, &change, now))
-            .await?;
-        match applied {
-            Ok((policy, version)) => {
-                if !wire.validate_only {
-                    note("apply policy", queue.as_str(), &wire.who, &wire.why);
-                }
-                Ok(v1::ApplyPolicyResponse {
-                    policy: Some((queue, policy, None).into()),
-                    version,
-                    violations: Vec::new(),
-                })
-            }
-            Err(error) if wire.validate_only => Ok(v1::ApplyPolicyResponse {
-                policy: None,
-                version: 0,
-                violations: violations(error)?,
+        let plan = move |core: &Core, _| core.plan_policy(name, policy, &change).map(Some);
+        let applied = |row: Option<Row>, is_dry: bool| match row {
+            Some(Row::Policy {
+                queue,
+                revision,
+                policy,
+                ..
+            }) => v1::ApplyPolicyResponse {
+                policy: Some((queue, policy, None).into()),
+                version: revision - u64::from(is_dry),
+                violations: Vec::new(),
+            },
+            _ => v1::ApplyPolicyResponse::default(),
+        };
+        if !wire.validate_only {
+            let row = self.editor.edit(note(wire.who, wire.why), plan).await?;
+            return Ok(applied(row, false));
+        }
+        match self.dry_run(plan).await? {
+            Ok(row) => Ok(applied(row, true)),
+            Err(violations) => Ok(v1::ApplyPolicyResponse {
+                violations,
+                ..v1::ApplyPolicyResponse::default()
             }),
-            Err(error) => Err(error.into()),
         }
     }
 
@@ -286,36 +335,46 @@ impl Tuning {
         let resource = convert::resource(wire.resource.unwrap_or_default())
             .map_err(|invalid| invalid.within("resource"))?;
         let change = Change {
-            validate_only: wire.validate_only,
             expected: wire.expected_version,
         };
-        let name = resource.name.clone();
-        let applied = self
-            .ask(move |core, now| core.apply_resource(resource, &change, now))
-            .await?;
-        match applied {
-            Ok(resource) => {
-                if !wire.validate_only {
-                    note("apply resource", &name, &wire.who, &wire.why);
-                }
-                Ok(v1::ApplyResourceResponse {
-                    resource: Some(resource.into()),
-                    violations: Vec::new(),
-                })
-            }
-            Err(error) if wire.validate_only => Ok(v1::ApplyResourceResponse {
-                resource: None,
-                violations: violations(error)?,
+        let plan = move |core: &Core, _| core.plan_resource(resource, &change).map(Some);
+        let applied = |row: Option<Row>, is_dry: bool| match row {
+            Some(Row::Resource { resource, revision }) => v1::ApplyResourceResponse {
+                resource: Some((resource, revision - u64::from(is_dry)).into()),
+                violations: Vec::new(),
+            },
+            _ => v1::ApplyResourceResponse::default(),
+        };
+        if !wire.validate_only {
+            let row = self.editor.edit(note(wire.who, wire.why), plan).await?;
+            return Ok(applied(row, false));
+        }
+        match self.dry_run(plan).await? {
+            Ok(row) => Ok(applied(row, true)),
+            Err(violations) => Ok(v1::ApplyResourceResponse {
+                violations,
+                ..v1::ApplyResourceResponse::default()
             }),
-            Err(error) => Err(error.into()),
         }
     }
 
-    async fn set_frozen(&self, text: &str, frozen: bool) -> Result<(), Refusal> {
+    /// The row as it would be, or every mistake.
+    async fn dry_run(
+        &self,
+        plan: impl FnOnce(&Core, Now) -> Result<Option<Row>, TuningError> + Send + 'static,
+    ) -> Result<Result<Option<Row>, Vec<v1::FieldViolation>>, Refusal> {
+        let planned = self.ask_leader(move |core, now| plan(core, now)).await?;
+        match planned {
+            Ok(row) => Ok(Ok(row)),
+            Err(error) => violations(error).map(Err),
+        }
+    }
+
+    async fn set_frozen(&self, text: &str, frozen: bool, note: Note) -> Result<(), Refusal> {
         let subject = subject(text)?;
-        Ok(self
-            .ask(move |core, now| core.freeze(&subject, frozen, now))
-            .await??)
+        let plan = move |core: &Core, now| core.plan_freeze(&subject, frozen, now).map(Some);
+        self.editor.edit(note, plan).await?;
+        Ok(())
     }
 
     fn watch(

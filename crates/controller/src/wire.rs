@@ -7,9 +7,15 @@ use tidegate_protocol::{
     limits, reason, v1,
 };
 
-use crate::core::model::{
-    CapAnswer, Counts, Decision, GateOrder, Hello, Order, QueueReport, Report, ResourceReport, Role, Said,
-    StoreFacts,
+use crate::{
+    core::{
+        EPOCH_MAX,
+        model::{
+            CapAnswer, Counts, Decision, GateOrder, Hello, Order, QueueReport, Report, ResourceReport, Role,
+            Said, StoreFacts, StoreSeen,
+        },
+    },
+    ledger::PastDecision,
 };
 
 /// Queues in one report: as many as one worker serves, or a router's store has in one page of facts.
@@ -18,6 +24,8 @@ const REPORT_QUEUES_MAX: usize = 10_000;
 const REPORT_RESOURCES_MAX: usize = 1_000;
 /// Names of nodes, for people.
 const TEXT_CHARS_MAX: usize = 200;
+/// Running jobs of one queue: more than any fleet has, and far from the end of the type when it is multiplied by units.
+const SLOTS_MAX: u64 = u32::MAX as u64;
 
 pub fn hello(wire: v1::NodeHello) -> Result<Hello, Invalid> {
     let role = match wire.role() {
@@ -43,7 +51,7 @@ pub fn hello(wire: v1::NodeHello) -> Result<Hello, Invalid> {
         },
         node,
         version: short(&wire.version, TEXT_CHARS_MAX),
-        applied: convert::version(wire.applied),
+        applied: version("applied", wire.applied)?,
         ledger_id: short(&wire.ledger_id, TEXT_CHARS_MAX),
         store_incarnation: short(&wire.store_incarnation, TEXT_CHARS_MAX),
         queues: wire
@@ -65,6 +73,16 @@ fn bounded(field: &str, count: usize, max: usize) -> Result<(), Invalid> {
     Err(Invalid::new(field, reason::BATCH_TOO_LARGE, message))
 }
 
+/// An epoch that nobody can have counted to would outrank every leader for ever.
+fn version(field: &str, wire: Option<v1::Version>) -> Result<Version, Invalid> {
+    let version = convert::version(wire);
+    if version.epoch <= EPOCH_MAX && version.generation <= EPOCH_MAX {
+        return Ok(version);
+    }
+    let message = format!("epochs and generations are at most {EPOCH_MAX}");
+    Err(Invalid::new(field, reason::INVALID_ARGUMENT, message))
+}
+
 fn short(text: &str, chars: usize) -> String {
     text.chars().take(chars).collect()
 }
@@ -81,7 +99,7 @@ pub fn said(wire: v1::AttachRequest) -> Result<Option<Said>, Invalid> {
         Some(Message::Report(wire)) => {
             Said::Report(report(wire).map_err(|invalid| invalid.within("report"))?)
         }
-        Some(Message::Applied(applied)) => Said::Applied(convert::version(applied.version)),
+        Some(Message::Applied(applied)) => Said::Applied(version("applied.version", applied.version)?),
         Some(Message::CapAnswers(answers)) => {
             bounded("cap_answers.items", answers.items.len(), REPORT_QUEUES_MAX)?;
             Said::CapAnswers {
@@ -95,7 +113,7 @@ pub fn said(wire: v1::AttachRequest) -> Result<Option<Said>, Invalid> {
             }
         }
         Some(Message::Refusal(refusal)) => Said::Refusal {
-            obeyed: convert::version(refusal.obeyed),
+            obeyed: version("refusal.obeyed", refusal.obeyed)?,
             ledger_id: short(&refusal.ledger_id, TEXT_CHARS_MAX),
             reason: short(&refusal.reason, TEXT_CHARS_MAX),
         },
@@ -106,8 +124,14 @@ fn cap_answer((at, wire): (usize, v1::cap_answers::Item)) -> Result<CapAnswer, I
     Ok(CapAnswer {
         queue: convert::queue_name(&format!("cap_answers.items[{at}].queue"), &wire.queue)?,
         applied: wire.applied,
-        record: wire.cap.map(convert::cap_record),
-        slots: wire.slots,
+        record: match wire.cap {
+            Some(cap) => {
+                version(&format!("cap_answers.items[{at}].cap.version"), cap.version)?;
+                Some(convert::cap_record(cap))
+            }
+            None => None,
+        },
+        slots: wire.slots.min(SLOTS_MAX),
         error: wire
             .error
             .map(|error| format!("{}: {}", error.reason, short(&error.message, TEXT_CHARS_MAX))),
@@ -133,6 +157,13 @@ fn report(wire: v1::Report) -> Result<Report, Invalid> {
         store_latency: wire.store_latency.map(histogram).unwrap_or_default(),
         alarm: wire.alarm,
         slots: wire.slots,
+        store: wire.store.map(|store| StoreSeen {
+            incarnation: short(&store.incarnation, TEXT_CHARS_MAX),
+            clock_ms: store.clock_ms,
+            found_watermark_ms: store.found_watermark_ms,
+            found_clock_ms: store.found_clock_ms,
+            untrusted: short(&store.untrusted, TEXT_CHARS_MAX),
+        }),
     })
 }
 
@@ -163,8 +194,8 @@ fn queue_report((at, wire): (usize, v1::QueueReport)) -> Result<QueueReport, Inv
         is_down: wire.down,
         store: wire.store.map(|facts| StoreFacts {
             ready: facts.ready,
-            running: facts.running,
-            slots: facts.slots,
+            running: facts.running.min(SLOTS_MAX),
+            slots: facts.slots.min(SLOTS_MAX),
             oldest_ready_age_ms: facts.oldest_ready_age_ms,
             clock_ms: facts.store_clock_ms,
         }),
@@ -243,6 +274,18 @@ pub fn order(order: Order) -> v1::AttachResponse {
             ttl_ms,
             routers,
         }),
+        Order::RefuseStore(reason) => Message::Command(v1::Command {
+            command: Some(v1::command::Command::RefuseStore(v1::RefuseStore { reason })),
+        }),
+        Order::AcceptStore {
+            incarnation,
+            watermark_ms,
+        } => Message::Command(v1::Command {
+            command: Some(v1::command::Command::AcceptStore(v1::AcceptStore {
+                incarnation,
+                watermark_ms,
+            })),
+        }),
         Order::Refused {
             newer,
             ledger_id,
@@ -310,5 +353,26 @@ pub fn decision(decision: Decision) -> v1::Decision {
             })
             .collect(),
         text: decision.text,
+    }
+}
+
+/// As the ledger has it.
+pub fn past_decision(decision: PastDecision) -> v1::Decision {
+    let version = Version {
+        epoch: decision.place.epoch,
+        generation: decision.generation,
+    };
+    let inputs = decision.inputs.into_iter();
+    v1::Decision {
+        at_ms: decision.at_ms,
+        version: Some(version.into()),
+        queue: decision.queue,
+        cap: decision.cap,
+        previous_cap: decision.previous_cap,
+        wanted: decision.wanted,
+        target: decision.target,
+        reason: decision.reason,
+        inputs: inputs.map(|(name, value)| v1::Input { name, value }).collect(),
+        text: decision.words,
     }
 }

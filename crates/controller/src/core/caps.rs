@@ -41,6 +41,9 @@ impl Core {
     /// Asks what the store has for every queue that it has not answered for.
     pub(super) fn adopt(&mut self, now: Now) {
         let Some(writer) = self.writer else { return };
+        if self.is_held() {
+            return;
+        }
         let asked: Vec<&QueueName> = self
             .requests
             .values()
@@ -99,7 +102,7 @@ impl Core {
 
     fn order(&mut self, now: Now, is_due: impl Fn(u32, u32) -> bool) -> BTreeMap<QueueName, Changed> {
         let mut changed = BTreeMap::new();
-        let Some(writer) = self.writer else {
+        let Some(writer) = self.writer.filter(|_| !self.is_held()) else {
             return changed;
         };
         let mut goals: Vec<(QueueName, u32, Option<u32>)> = Vec::new();
@@ -183,9 +186,10 @@ impl Core {
             self.take_adopted(&item.queue, cap);
         }
         match foreign {
+            _ if self.is_held() => {}
             Some(record) => self.meet_foreign(record, now),
             // Its nodes obeyed somebody whose caps are gone.
-            None if self.seen_epoch >= self.version.epoch => self.outrank(self.seen_epoch, now),
+            None if self.seen_epoch >= self.version.epoch => self.outrank(self.seen_epoch),
             None => self.after_answers(now),
         }
     }
@@ -198,7 +202,7 @@ impl Core {
             || record.expires_ms == 0
             || clock_ms.is_some_and(|clock| clock > record.expires_ms);
         if is_over {
-            self.outrank(record.version.epoch, now);
+            self.outrank(record.version.epoch);
             return;
         }
         self.is_leader = false;
@@ -230,12 +234,16 @@ impl Core {
     fn after_answers(&mut self, now: Now) {
         if !self.waits_for_answers() {
             self.conflict = None;
+            if self.is_first && !self.settings.alone {
+                self.leave_first_epoch();
+                return;
+            }
             if !self.is_leader {
                 self.is_leader = true;
-                self.push_all_policies();
+                self.push_all_policies(now);
             }
         }
-        self.finish_removals(now);
+        self.finish_removals();
         if self.queues.values().any(|queue| !queue.is_decided) {
             self.tick_soon(now);
         }
@@ -274,19 +282,23 @@ impl Core {
         }
     }
 
-    /// A removed queue that holds nothing any more is gone from the budget, and from the routers.
-    fn finish_removals(&mut self, now: Now) {
+    /// A removed queue that holds nothing any more is gone from the budget. It runs nothing all the same, until a policy is
+    /// applied: what waits in it would cost the resource.
+    fn finish_removals(&mut self) {
         let done: Vec<QueueName> = self
             .queues
             .iter()
             .filter(|(name, queue)| {
                 let name = name.as_str();
-                queue.removing && self.caps.acknowledged(name) == Some(0) && self.caps.slots(name) == 0
+                queue.removing
+                    && queue.policy.is_some()
+                    && self.caps.acknowledged(name) == Some(0)
+                    && self.caps.slots(name) == 0
             })
             .map(|(name, _)| name.clone())
             .collect();
         for name in done {
-            self.forget_policy(&name, now);
+            self.retire_policy(&name);
         }
     }
 }

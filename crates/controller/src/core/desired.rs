@@ -32,7 +32,10 @@ pub enum NoNumber {
 
 impl Core {
     pub fn desired(&self, queues: &[QueueName], now: Now) -> Result<Desired, NoNumber> {
-        self.readiness().map_err(NoNumber::Standby)?;
+        let why = self.standby_reason();
+        if !why.is_empty() {
+            return Err(NoNumber::Standby(why));
+        }
         if !self.is_leader {
             return Err(NoNumber::Standby(
                 "the job store has not answered for every queue yet".to_owned(),

@@ -1,8 +1,14 @@
-//! Decisions in words, for people who ask why a queue runs as much as it does.
+//! Decisions in words, for people who ask why a queue runs as much as it does, or why a job waits.
 
 use tidegate_protocol::domain::QueueName;
 
-use super::{Core, model::Decision};
+use super::{
+    Core, Queue,
+    model::{Decision, Now},
+};
+
+/// Decisions shown with an explanation.
+const SHOWN_MAX: usize = 10;
 
 /// The change and its cause, in one line.
 pub(super) fn text(decision: &Decision, limited_by: Option<&str>) -> String {
@@ -26,40 +32,78 @@ pub(super) fn text(decision: &Decision, limited_by: Option<&str>) -> String {
 
 impl Core {
     /// Why a queue runs as much as it does; `None`: it is not known.
-    pub fn explain(&self, name: &QueueName) -> Option<(String, Vec<Decision>)> {
+    pub fn explain(&self, name: &QueueName, now: Now) -> Option<(String, Vec<Decision>)> {
         let queue = self.queues.get(name)?;
-        let store = queue.store;
-        let mut text = format!("{name}: {} ready, {} running", store.ready, store.running);
+        let mut text = format!(
+            "{name}: {} ready; {}",
+            queue.store.ready,
+            self.state_of(name, queue, now)
+        );
         if let Some(newest) = &queue.newest {
-            let cap = self.caps.acknowledged(name.as_str()).unwrap_or(newest.cap);
-            text += &format!(" of cap {cap}");
-            for (resource, units) in queue.costs() {
-                let (Some(budget), held) = (self.budget_of(&resource), self.held_on(&resource)) else {
-                    continue;
-                };
-                let mine = u64::from(units) * store.slots;
-                text += &format!(
-                    "; {budget} units of {resource} for jobs, {} in use by other queues",
-                    held.saturating_sub(mine)
-                );
-                text += &self.others_text(&resource);
-            }
             text += &format!(
-                ". {} ({}): {}",
+                ". {}: {} ({})",
                 newest.reason.as_str(),
-                newest.text,
-                newest.reason.why()
+                newest.reason.why(),
+                newest.text
             );
+        }
+        Some((text, self.history.recent(name, SHOWN_MAX)))
+    }
+
+    /// Why a job that is ready does not run yet, by its queue.
+    pub fn explain_waiting(&self, name: &QueueName, now: Now) -> Option<(String, Vec<Decision>)> {
+        let queue = self.queues.get(name)?;
+        let mut text = self.state_of(name, queue, now);
+        if queue.store.ready > 0 {
+            text += &format!(
+                "; {} jobs wait, the oldest for {} s",
+                queue.store.ready,
+                queue.store.oldest_ready_age_ms / 1_000
+            );
+        }
+        Some((text, self.history.recent(name, SHOWN_MAX)))
+    }
+
+    /// The first thing that keeps a job from starting, then the numbers.
+    fn state_of(&self, name: &QueueName, queue: &Queue, now: Now) -> String {
+        let running = queue.store.slots;
+        let Some(cap) = self.caps.acknowledged(name.as_str()) else {
+            return format!("waiting: {running} running; the job store has not said yet what may run");
+        };
+        let target = queue.goal.target;
+        let mut text = if !self.trust.refused().is_empty() {
+            format!("waiting: the job store is not trusted: {}", self.trust.refused())
+        } else if queue.removing {
+            format!("waiting: {running} running, and its policy was deleted: apply one")
+        } else if target == 0 && !self.is_served(name) {
+            format!("waiting: no worker that serves it is connected; {running} of {cap} running")
+        } else if running >= u64::from(cap) {
+            format!("waiting: {running} of {cap} running")
+        } else if running >= u64::from(target) {
+            format!("waiting: {running} of {target} that the workers have slots for running")
         } else {
-            text += ". nothing has been decided yet: the job store has not answered for it";
+            format!("{running} of {cap} running: a place is free")
+        };
+        for (resource, units) in queue.costs() {
+            let Some(budget) = self.budget_of(&resource) else {
+                continue;
+            };
+            let mine = u64::from(units).saturating_mul(running);
+            let others = self.held_on(&resource).saturating_sub(mine);
+            text += &format!("; cap {cap} of {budget} on {resource}, {others} in use by others");
+            text += &self.others_text(&resource);
         }
         if let Some(pin) = queue.pin {
-            text += &format!(". pinned to {}", pin.value);
+            let left_s = pin.until_ms.saturating_sub(now.mono_ms) / 1_000;
+            text += &format!("; pinned to {} for another {left_s} s", pin.value);
         }
         if self.frozen || queue.frozen {
-            text += ". frozen";
+            text += "; frozen";
         }
-        let decisions = self.history.page(Some(name), 0, None, 10).decisions;
-        Some((text, decisions))
+        text
+    }
+
+    fn is_served(&self, name: &QueueName) -> bool {
+        self.live_nodes().any(|node| node.queues.contains(name))
     }
 }

@@ -33,7 +33,8 @@ pub(super) struct Pin {
 pub(super) struct Queue {
     /// `None`: the defaults, which every router has too.
     pub policy: Option<Managed<Policy>>,
-    /// Its policy was deleted; it costs what it did until nothing of it runs.
+    /// Its policy was deleted: it runs nothing, and costs what it did until nothing of it runs. Then it has no policy, and
+    /// runs nothing until it gets one.
     pub removing: bool,
     pub frozen: bool,
     pub pin: Option<Pin>,
@@ -151,6 +152,9 @@ impl Core {
             }
         }
         self.store_latency.merge(&report.store_latency);
+        if let Some(seen) = report.store {
+            self.see_store(stream, seen, now);
+        }
         let mut is_new = false;
         let mut is_surging = false;
         for queue in report.queues {
@@ -197,6 +201,10 @@ impl Core {
             queue.store_heard_ms = now.mono_ms;
         }
         is_new
+    }
+
+    pub(super) fn has_room_for(&self, queue: &QueueName) -> bool {
+        self.queues.contains_key(queue) || self.queues.len() < QUEUES_MAX
     }
 
     /// Makes a place for a queue; false: there is none left.

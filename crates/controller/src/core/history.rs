@@ -1,4 +1,4 @@
-//! Past decisions in memory, newest first for whoever asks.
+//! The newest decisions in memory, for whoever asks why; the ledger has the others.
 
 use std::collections::VecDeque;
 
@@ -6,22 +6,14 @@ use tidegate_protocol::domain::QueueName;
 
 use super::model::Decision;
 
-/// Decisions kept: about a day of a fleet of a few queues, and a few MiB.
-pub const HISTORY_MAX: usize = 10_000;
+/// Decisions kept over all queues.
+const RECENT_MAX: usize = 1_000;
 
 #[derive(Default)]
 pub(super) struct History {
     ring: VecDeque<Decision>,
-    /// Of the newest decision.
+    /// Of the newest decision of this leadership.
     seq: u64,
-}
-
-/// One page of it.
-#[derive(Debug, PartialEq)]
-pub struct HistoryPage {
-    pub decisions: Vec<Decision>,
-    /// The next page starts below this number.
-    pub before: Option<u64>,
 }
 
 impl History {
@@ -29,29 +21,16 @@ impl History {
     pub fn push(&mut self, mut decision: Decision) -> Decision {
         self.seq += 1;
         decision.seq = self.seq;
-        if self.ring.len() == HISTORY_MAX {
+        if self.ring.len() == RECENT_MAX {
             self.ring.pop_front();
         }
         self.ring.push_back(decision.clone());
         decision
     }
 
-    pub fn page(
-        &self,
-        queue: Option<&QueueName>,
-        since_ms: u64,
-        before: Option<u64>,
-        size: usize,
-    ) -> HistoryPage {
-        let matches = |decision: &&Decision| {
-            queue.is_none_or(|queue| *queue == decision.queue)
-                && decision.at_ms >= since_ms
-                && before.is_none_or(|before| decision.seq < before)
-        };
-        let mut rest = self.ring.iter().rev().filter(matches);
-        let decisions: Vec<Decision> = rest.by_ref().take(size).cloned().collect();
-        let more = rest.next().is_some();
-        let before = decisions.last().map(|last| last.seq).filter(|_| more);
-        HistoryPage { decisions, before }
+    /// Newest first.
+    pub fn recent(&self, queue: &QueueName, size: usize) -> Vec<Decision> {
+        let of_queue = self.ring.iter().rev().filter(|decision| decision.queue == *queue);
+        of_queue.take(size).cloned().collect()
     }
 }

@@ -3,6 +3,8 @@
 use tidegate_flow::{governor::Reason, histogram::Histogram};
 use tidegate_protocol::domain::{Cap, CapRecord, Policy, QueueName, Version};
 
+use crate::ledger::Record;
+
 /// The time of an event.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Now {
@@ -54,6 +56,18 @@ pub struct Report {
     pub alarm: bool,
     /// 0: not said.
     pub slots: u32,
+    pub store: Option<StoreSeen>,
+}
+
+/// A router's job store: which it is, its clock, and what the router found when it started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreSeen {
+    pub incarnation: String,
+    pub clock_ms: u64,
+    pub found_watermark_ms: u64,
+    pub found_clock_ms: u64,
+    /// Why the router does not trust it; empty: it does.
+    pub untrusted: String,
 }
 
 #[derive(Clone, Debug)]
@@ -179,6 +193,12 @@ pub enum Order {
         /// They share the rates of a policy.
         routers: u32,
     },
+    /// No submits and no grants: why.
+    RefuseStore(String),
+    AcceptStore {
+        incarnation: String,
+        watermark_ms: u64,
+    },
     Refused {
         newer: Version,
         ledger_id: String,
@@ -203,6 +223,10 @@ pub enum Effect {
     /// The stream has no more business here; another one of its node has taken its place, or it was refused.
     Close(StreamId),
     Decided(Decision),
+    /// For the ledger, in the background.
+    Keep(Record),
+    /// The ledger's epoch is to be this one; nothing is ordered until it is.
+    RaiseEpoch(u64),
 }
 
 /// A change of a queue's cap or target, with what led to it.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tidegate_protocol::domain::{Policy, QueueName, Version};
 
 use super::{
-    Core,
+    Core, Standing,
     model::{Effect, Hello, Now, Order, Role, Said, StreamId},
 };
 
@@ -16,6 +16,8 @@ const CONFLICT_MS: u64 = 30_000;
 /// One message of policies: a schema may have 64 KiB, a message 4 MiB.
 const POLICIES_PER_MESSAGE: usize = 500;
 const POLICY_BYTES_PER_MESSAGE: usize = 2 << 20;
+/// A router tries for two seconds; what it has not written after this it will not write.
+const UNWRITTEN_MS: u64 = 5_000;
 
 /// One attached process.
 pub(super) struct Node {
@@ -24,6 +26,7 @@ pub(super) struct Node {
     pub name: String,
     pub version: String,
     pub store_incarnation: String,
+    pub store_clock_ms: u64,
     pub queues: BTreeSet<QueueName>,
     pub slots: u32,
     pub applied: Version,
@@ -37,11 +40,16 @@ pub(super) struct Node {
     /// A worker's targets as sent, and when.
     pub targets: BTreeMap<QueueName, u32>,
     pub sent_at_ms: Option<u64>,
+    /// Messages of policies that the router has not said to have written, and since when.
+    pub unwritten: Option<(u32, u64)>,
 }
 
 impl Core {
     /// A node has attached.
-    pub fn join(&mut self, stream: StreamId, hello: Hello, now: Now) {
+    pub fn join(&mut self, stream: StreamId, mut hello: Hello, now: Now) {
+        if matches!(self.standing, Standing::Standby(..)) {
+            return self.send_on(stream);
+        }
         let foreign = !hello.ledger_id.is_empty() && hello.ledger_id != self.ledger_id;
         if let Some(other) = self.store_of_others(&hello) {
             let reason = format!(
@@ -85,6 +93,7 @@ impl Core {
             name: hello.name,
             version: hello.version,
             store_incarnation: hello.store_incarnation,
+            store_clock_ms: 0,
             queues: hello.queues.into_iter().collect(),
             slots: hello.slots,
             applied: hello.applied,
@@ -94,10 +103,11 @@ impl Core {
             resources: BTreeMap::new(),
             targets: BTreeMap::new(),
             sent_at_ms: None,
+            unwritten: None,
         };
         let served: Vec<QueueName> = node.queues.iter().cloned().collect();
         // Whether that one is still in force, the store will say.
-        if foreign {
+        if foreign || hello.applied.epoch > self.version.epoch {
             self.seen_epoch = self.seen_epoch.max(hello.applied.epoch);
         }
         self.nodes.insert(stream, node);
@@ -107,9 +117,13 @@ impl Core {
             controller: self.settings.name.clone(),
         };
         self.effects.push(Effect::Send(stream, welcome));
+        if let Some(seen) = hello.state.store.take() {
+            self.see_store(stream, seen, now);
+        }
         if hello.role == Role::Router {
+            self.refuse_store(stream);
             if self.is_leader {
-                self.push_policies_to(&[stream], None);
+                self.push_policies_to(&[stream], None, now);
             }
             self.choose_writer(now);
         }
@@ -161,6 +175,9 @@ impl Core {
             Said::Applied(version) => {
                 node.reported_ms = now.mono_ms;
                 node.applied = node.applied.max(version);
+                node.unwritten = node
+                    .unwritten
+                    .and_then(|(messages, since)| (messages > 1).then_some((messages - 1, since)));
                 if node.role == Role::Router && !self.waits_for_answers() {
                     self.conflict = None;
                 }
@@ -255,9 +272,36 @@ impl Core {
         self.choose_writer(now);
     }
 
-    pub(super) fn push_all_policies(&mut self) {
+    pub(super) fn push_all_policies(&mut self, now: Now) {
         let routers = self.routers();
-        self.push_policies_to(&routers, None);
+        self.push_policies_to(&routers, None, now);
+    }
+
+    /// At each tick: a router that could not write a policy gets all of them again.
+    pub(super) fn push_unwritten(&mut self, now: Now) {
+        let late = |node: &Node| {
+            let since = node.unwritten.map(|(_, since)| since);
+            since.is_some_and(|since| now.mono_ms.saturating_sub(since) >= UNWRITTEN_MS)
+        };
+        let late: Vec<StreamId> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.role == Role::Router && late(node))
+            .map(|(id, _)| *id)
+            .collect();
+        for router in late {
+            if !self.is_leader {
+                return;
+            }
+            tracing::warn!(
+                router,
+                "a router has not written its policies: they are sent again"
+            );
+            if let Some(node) = self.nodes.get_mut(&router) {
+                node.unwritten = None;
+            }
+            self.push_policies_to(&[router], None, now);
+        }
     }
 
     pub(super) fn routers(&self) -> Vec<StreamId> {
@@ -266,7 +310,7 @@ impl Core {
     }
 
     /// To some routers: one queue's policy, or all of them.
-    pub(super) fn push_policies_to(&mut self, routers: &[StreamId], only: Option<&QueueName>) {
+    pub(super) fn push_policies_to(&mut self, routers: &[StreamId], only: Option<&QueueName>, now: Now) {
         let mut parts: Vec<Vec<(QueueName, Policy, Version)>> = vec![Vec::new()];
         let mut bytes = 0;
         for (name, queue) in &self.queues {
@@ -293,8 +337,13 @@ impl Core {
                 policies,
                 removed: Vec::new(),
             };
-            let sends = routers.iter().map(|router| Effect::Send(*router, order.clone()));
-            self.effects.extend(sends);
+            for router in routers {
+                self.effects.push(Effect::Send(*router, order.clone()));
+                if let Some(node) = self.nodes.get_mut(router) {
+                    let (messages, since) = node.unwritten.unwrap_or((0, now.mono_ms));
+                    node.unwritten = Some((messages + 1, since));
+                }
+            }
         }
     }
 }

@@ -4,9 +4,10 @@ use tidegate_protocol::{convert::Invalid, domain::QueueName, reason};
 
 use super::{
     Core, TuningError,
-    facts::Pin,
+    facts::{Pin, Queue},
     model::{Now, StreamId},
 };
+use crate::ledger::{Override, Row};
 
 /// A pin that nobody remembers would run the queue for ever: at most a week.
 const PIN_MS_MAX: u64 = 604_800_000;
@@ -21,20 +22,28 @@ pub enum Subject {
 }
 
 impl Core {
-    /// Stops, or allows again, every change of caps and targets; what is in force stays in force.
-    pub fn freeze(&mut self, subject: &Subject, frozen: bool, now: Now) -> Result<(), TuningError> {
-        match subject {
-            Subject::Everything => self.frozen = frozen,
-            Subject::Queue(name) => self.known(name)?.frozen = frozen,
-        }
-        self.tick_soon(now);
-        Ok(())
+    /// The row that stops, or allows again, every change of caps and targets; what is in force stays in force.
+    pub fn plan_freeze(&self, subject: &Subject, frozen: bool, now: Now) -> Result<Row, TuningError> {
+        Ok(match subject {
+            Subject::Everything => Row::Override {
+                queue: String::new(),
+                held: Override { frozen, pin: None },
+            },
+            Subject::Queue(name) => Row::Override {
+                queue: name.to_string(),
+                held: Override {
+                    frozen,
+                    ..held(self.known(name)?, now)
+                },
+            },
+        })
     }
 
-    /// Replaces a queue's demand; never the budget. 0 ms: the default.
-    pub fn pin(&mut self, name: &QueueName, value: u32, ttl_ms: u64, now: Now) -> Result<(), TuningError> {
+    /// The row that replaces a queue's demand; never the budget. 0 ms: the default.
+    pub fn plan_pin(&self, name: &QueueName, value: u32, ttl_ms: u64, now: Now) -> Result<Row, TuningError> {
         let ttl_ms = if ttl_ms == 0 { PIN_MS_DEFAULT } else { ttl_ms };
-        let policy = self.known(name)?.policy();
+        let queue = self.known(name)?;
+        let policy = queue.policy();
         let wrong = |field: &str, message: String| {
             Err(TuningError::Invalid(vec![Invalid::new(
                 field,
@@ -52,18 +61,43 @@ impl Core {
         if ttl_ms > PIN_MS_MAX {
             return wrong("ttl_ms", format!("must be at most {PIN_MS_MAX}: a week"));
         }
-        self.known(name)?.pin = Some(Pin {
-            value,
-            until_ms: now.mono_ms + ttl_ms,
-        });
-        self.tick_soon(now);
-        Ok(())
+        Ok(Row::Override {
+            queue: name.to_string(),
+            held: Override {
+                pin: Some((value, now.wall_ms.saturating_add(ttl_ms))),
+                ..held(queue, now)
+            },
+        })
     }
 
-    pub fn unpin(&mut self, name: &QueueName, now: Now) -> Result<(), TuningError> {
-        self.known(name)?.pin = None;
-        self.tick_soon(now);
-        Ok(())
+    pub fn plan_unpin(&self, name: &QueueName, now: Now) -> Result<Row, TuningError> {
+        Ok(Row::Override {
+            queue: name.to_string(),
+            held: Override {
+                pin: None,
+                ..held(self.known(name)?, now)
+            },
+        })
+    }
+
+    pub(super) fn put_override(&mut self, queue: &str, held: Override, now: Now) {
+        if queue.is_empty() {
+            self.frozen = held.frozen;
+            return;
+        }
+        let Ok(name) = queue.parse() else { return };
+        if !self.meet(&name) {
+            return;
+        }
+        if let Some(queue) = self.queues.get_mut(&name) {
+            queue.frozen = held.frozen;
+            // By the wall clock in the ledger, by ours from here on.
+            let pin = held.pin.map(|(value, until_ms)| Pin {
+                value,
+                until_ms: now.mono_ms + until_ms.saturating_sub(now.wall_ms),
+            });
+            queue.pin = pin.filter(|pin| pin.until_ms > now.mono_ms);
+        }
     }
 
     pub(super) fn expire_pins(&mut self, now: Now) {
@@ -74,14 +108,23 @@ impl Core {
         }
     }
 
-    fn known(&mut self, name: &QueueName) -> Result<&mut super::Queue, TuningError> {
+    fn known(&self, name: &QueueName) -> Result<&Queue, TuningError> {
         self.queues
-            .get_mut(name)
+            .get(name)
             .ok_or_else(|| TuningError::NoQueue(name.to_string()))
     }
 
     /// The stream that writes caps.
     pub fn cap_writer(&self) -> Option<StreamId> {
         self.writer
+    }
+}
+
+/// As it is now.
+fn held(queue: &Queue, now: Now) -> Override {
+    let until_ms = |pin: Pin| now.wall_ms + pin.until_ms.saturating_sub(now.mono_ms);
+    Override {
+        frozen: queue.frozen,
+        pin: queue.pin.map(|pin| (pin.value, until_ms(pin))),
     }
 }

@@ -1,6 +1,9 @@
 //! What operators write: policies and resources, checked against each other before anything changes.
+//!
+//! A change is planned as the row that the ledger is to have, and committed when it has it: so what is in force is what a
+//! restart would find.
 
-use tidegate_flow::budget;
+use tidegate_flow::{budget, governor::Reason};
 use tidegate_protocol::{
     convert::{self, Invalid},
     domain::{Policy, QueueName, Resource},
@@ -10,8 +13,10 @@ use tidegate_protocol::{
 
 use super::{
     Core, Managed,
+    facts::Goal,
     model::{Effect, Now, Order},
 };
+use crate::ledger::Row;
 
 /// Resources known at once.
 const RESOURCES_MAX: usize = 1_000;
@@ -19,8 +24,6 @@ const RESOURCES_MAX: usize = 1_000;
 /// How a change is to be made.
 #[derive(Clone, Debug, Default)]
 pub struct Change {
-    /// Check and answer, change nothing.
-    pub validate_only: bool,
     /// Refuse unless this is the stored revision; 0: nothing may be stored.
     pub expected: Option<u64>,
 }
@@ -42,6 +45,10 @@ pub enum TuningError {
     InUse { resource: String, queues: Vec<String> },
     #[error("this controller holds as many {0} as it may")]
     Full(&'static str),
+    #[error("no router that serves a job store is attached")]
+    NoStore,
+    #[error("{0}")]
+    Standby(String),
 }
 
 fn first(violations: &[Invalid]) -> String {
@@ -89,6 +96,18 @@ impl Core {
                 found.push(Invalid::new(field, reason::RESOURCE_NOT_FOUND, message));
                 continue;
             };
+            if cost.units > managed.value.capacity {
+                let message = format!(
+                    "{} units are more than {} has, {}",
+                    cost.units, cost.resource, managed.value.capacity
+                );
+                found.push(Invalid::new(
+                    format!("costs[{at}].units"),
+                    reason::BUDGET_EXCEEDED,
+                    message,
+                ));
+                continue;
+            }
             let budget = budget::budget(managed.value.capacity, managed.value.headroom);
             let others = self.floors(&cost.resource, Some(name));
             let mine = u64::from(cost.units) * u64::from(policy.min);
@@ -119,53 +138,99 @@ impl Core {
         managed.map(|managed| floor(&managed.value)).sum()
     }
 
-    /// Gives the stored form with its revision.
+    /// The row of a policy, if it may be applied.
+    pub fn plan_policy(&self, name: QueueName, policy: Policy, change: &Change) -> Result<Row, TuningError> {
+        let stored = self.queues.get(&name).filter(|queue| !queue.removing);
+        let managed = stored.and_then(|queue| queue.policy.as_ref());
+        let revision = managed.map_or(0, |managed| managed.revision);
+        expect(change, revision)?;
+        let violations = self.policy_violations(&name, &policy);
+        if !violations.is_empty() {
+            return Err(TuningError::Invalid(violations));
+        }
+        if !self.has_room_for(&name) {
+            return Err(TuningError::Full("queues"));
+        }
+        Ok(Row::Policy {
+            queue: name,
+            revision: revision + 1,
+            policy,
+            removing: false,
+        })
+    }
+
+    /// At once: for a file at the start, and where nothing is kept.
     pub fn apply_policy(
         &mut self,
         name: QueueName,
         policy: Policy,
         change: &Change,
         now: Now,
-    ) -> Result<(Policy, u64), TuningError> {
-        let stored = self
-            .queues
-            .get(&name)
-            .filter(|queue| !queue.removing)
-            .and_then(|queue| queue.policy.as_ref())
-            .map_or(0, |managed| managed.revision);
-        expect(change, stored)?;
-        let violations = self.policy_violations(&name, &policy);
-        if !violations.is_empty() {
-            return Err(TuningError::Invalid(violations));
+    ) -> Result<(), TuningError> {
+        let row = self.plan_policy(name, policy, change)?;
+        self.commit(row, now);
+        Ok(())
+    }
+
+    /// The ledger has it.
+    pub fn commit(&mut self, row: Row, now: Now) {
+        match row {
+            Row::Policy {
+                queue,
+                removing: true,
+                ..
+            } => {
+                if let Some(queue) = self.queues.get_mut(&queue) {
+                    queue.removing = true;
+                }
+            }
+            Row::Policy {
+                queue,
+                revision,
+                policy,
+                ..
+            } => {
+                self.put_policy(&queue, policy, revision);
+                if self.is_leader {
+                    let routers = self.routers();
+                    self.push_policies_to(&routers, Some(&queue), now);
+                }
+                self.adopt(now);
+            }
+            Row::NoPolicy(queue) => self.forget_policy(&queue, now),
+            Row::Resource { resource, revision } => self.put_resource(resource, revision),
+            Row::NoResource(name) => {
+                self.resources.remove(&name);
+                self.caps.remove_budget(&name);
+            }
+            Row::Override { queue, held } => self.put_override(&queue, held, now),
+            Row::StoreAccepted {
+                incarnation,
+                watermark_ms,
+            } => self.put_store(incarnation, watermark_ms, now),
         }
-        if change.validate_only {
-            return Ok((policy, stored));
-        }
-        if !self.meet(&name) {
-            return Err(TuningError::Full("queues"));
+        self.tick_soon(now);
+    }
+
+    pub(super) fn put_policy(&mut self, name: &QueueName, policy: Policy, revision: u64) {
+        if !self.meet(name) {
+            return;
         }
         let version = if self.is_leader {
             self.next_version()
         } else {
             self.version
         };
-        if let Some(queue) = self.queues.get_mut(&name) {
+        if let Some(queue) = self.queues.get_mut(name) {
             queue.removing = false;
             queue.policy = Some(Managed {
-                value: policy.clone(),
-                revision: stored + 1,
+                value: policy,
+                revision,
                 version,
             });
             let costs = queue.costs();
             self.caps.set_queue(name.as_str(), costs);
         }
-        if self.is_leader {
-            let routers = self.routers();
-            self.push_policies_to(&routers, Some(&name));
-        }
-        self.adopt(now);
-        self.tick_soon(now);
-        Ok((policy, stored + 1))
     }
 
     pub fn policy(&self, name: &QueueName) -> Option<(Policy, u64)> {
@@ -187,29 +252,41 @@ impl Core {
         managed.take(size).collect()
     }
 
-    /// A queue that costs a resource runs nothing more, and is gone when nothing of it runs.
-    pub fn delete_policy(&mut self, name: &QueueName, change: &Change, now: Now) -> Result<(), TuningError> {
-        let (policy, stored) = self
+    /// A queue that costs a resource runs nothing more, and leaves the budget when nothing of it runs.
+    pub fn plan_policy_deletion(&self, name: &QueueName, change: &Change) -> Result<Row, TuningError> {
+        let (policy, revision) = self
             .policy(name)
             .ok_or_else(|| TuningError::NoPolicy(name.to_string()))?;
-        expect(change, stored)?;
-        if policy.costs_a_resource() {
-            if let Some(queue) = self.queues.get_mut(name) {
-                queue.removing = true;
-            }
-        } else {
-            self.forget_policy(name, now);
-        }
-        self.tick_soon(now);
-        Ok(())
+        expect(change, revision)?;
+        Ok(match policy.costs_a_resource() {
+            true => Row::Policy {
+                queue: name.clone(),
+                revision,
+                policy,
+                removing: true,
+            },
+            false => Row::NoPolicy(name.clone()),
+        })
     }
 
     /// From here on the queue has the defaults.
     pub(super) fn forget_policy(&mut self, name: &QueueName, now: Now) {
+        if let Some(queue) = self.queues.get_mut(name) {
+            queue.removing = false;
+        }
+        self.drop_policy(name);
+        self.tick_soon(now);
+    }
+
+    /// Nothing of it runs any more. What waits in it goes on waiting, for a policy that says what it costs.
+    pub(super) fn retire_policy(&mut self, name: &QueueName) {
+        self.drop_policy(name);
+    }
+
+    fn drop_policy(&mut self, name: &QueueName) {
         let version = self.next_version();
         if let Some(queue) = self.queues.get_mut(name) {
             queue.policy = None;
-            queue.removing = false;
         }
         self.caps.set_queue(name.as_str(), Vec::new());
         for router in self.routers() {
@@ -220,20 +297,13 @@ impl Core {
             };
             self.effects.push(Effect::Send(router, order));
         }
-        self.tick_soon(now);
     }
 
-    pub fn apply_resource(
-        &mut self,
-        resource: Resource,
-        change: &Change,
-        now: Now,
-    ) -> Result<(Resource, u64), TuningError> {
-        let stored = self
-            .resources
-            .get(&resource.name)
-            .map_or(0, |managed| managed.revision);
-        expect(change, stored)?;
+    /// The row of a resource, if it may be applied.
+    pub fn plan_resource(&self, resource: Resource, change: &Change) -> Result<Row, TuningError> {
+        let stored = self.resources.get(&resource.name);
+        let revision = stored.map_or(0, |managed| managed.revision);
+        expect(change, revision)?;
         let mut violations = convert::resource_violations(&resource);
         let units = budget::budget(resource.capacity, resource.headroom);
         let floors = self.floors(&resource.name, None);
@@ -245,22 +315,65 @@ impl Core {
         if !violations.is_empty() {
             return Err(TuningError::Invalid(violations));
         }
-        if change.validate_only {
-            return Ok((resource, stored));
-        }
-        if stored == 0 && self.resources.len() >= RESOURCES_MAX {
+        if stored.is_none() && self.resources.len() >= RESOURCES_MAX {
             return Err(TuningError::Full("resources"));
         }
+        Ok(Row::Resource {
+            resource,
+            revision: revision + 1,
+        })
+    }
+
+    /// At once, as [`Core::apply_policy`].
+    pub fn apply_resource(
+        &mut self,
+        resource: Resource,
+        change: &Change,
+        now: Now,
+    ) -> Result<(), TuningError> {
+        let row = self.plan_resource(resource, change)?;
+        self.commit(row, now);
+        Ok(())
+    }
+
+    pub(super) fn put_resource(&mut self, resource: Resource, revision: u64) {
+        let units = budget::budget(resource.capacity, resource.headroom);
         self.caps.set_budget(&resource.name, units);
         let managed = Managed {
             value: resource.clone(),
-            revision: stored + 1,
+            revision,
             version: self.version,
         };
         self.forget_probe(&resource.name);
-        self.resources.insert(resource.name.clone(), managed);
-        self.tick_soon(now);
-        Ok((resource, stored + 1))
+        self.resources.insert(resource.name, managed);
+    }
+
+    /// At each tick: resources of which more is held than there is for jobs, because an operator took some away.
+    pub(super) fn find_overfull(&mut self) {
+        let is_overfull = |name: &&String| {
+            let held = self.held_on(name);
+            self.budget_of(name).is_some_and(|budget| held > budget)
+        };
+        self.overfull = self.resources.keys().filter(is_overfull).cloned().collect();
+    }
+
+    /// What is over drains before anything is granted again; floors alone stay.
+    pub(super) fn drain_first(&self, name: &QueueName, goal: &mut Goal) {
+        let Some(queue) = self.queues.get(name).filter(|_| !self.overfull.is_empty()) else {
+            return;
+        };
+        let costs = queue.costs();
+        let full = costs
+            .iter()
+            .find(|(resource, _)| self.overfull.contains(resource));
+        let floor = queue.policy().min;
+        if let Some((resource, _)) = full
+            && goal.cap > floor
+        {
+            goal.cap = floor;
+            goal.reason = Reason::Draining;
+            goal.limited_by = Some(resource.clone());
+        }
     }
 
     pub fn resource(&self, name: &str) -> Option<(Resource, u64)> {
@@ -277,11 +390,11 @@ impl Core {
         pairs.take(size).collect()
     }
 
-    pub fn delete_resource(&mut self, name: &str, change: &Change) -> Result<(), TuningError> {
-        let (_, stored) = self
+    pub fn plan_resource_deletion(&self, name: &str, change: &Change) -> Result<Row, TuningError> {
+        let (_, revision) = self
             .resource(name)
             .ok_or_else(|| TuningError::NoResource(name.to_owned()))?;
-        expect(change, stored)?;
+        expect(change, revision)?;
         let costs_it = |queue: &super::Queue| queue.costs().iter().any(|(resource, _)| resource == name);
         let users: Vec<String> = self
             .queues
@@ -295,8 +408,6 @@ impl Core {
                 queues: users,
             });
         }
-        self.resources.remove(name);
-        self.caps.remove_budget(name);
-        Ok(())
+        Ok(Row::NoResource(name.to_owned()))
     }
 }

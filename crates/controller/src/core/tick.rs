@@ -2,14 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use tidegate_flow::{
-    governor::{self, Reason},
-    shard,
-};
+use tidegate_flow::{governor::Reason, shard};
 use tidegate_protocol::domain::QueueName;
 
 use super::{
-    Core,
+    Core, Standing,
     caps::Changed,
     explain,
     facts::{Goal, Queue},
@@ -22,6 +19,10 @@ const RESENDS: u64 = 3;
 impl Core {
     /// Decides for every queue and sends what follows.
     pub fn tick(&mut self, now: Now) {
+        if matches!(self.standing, Standing::Standby(..)) {
+            self.next_tick_ms = now.mono_ms + self.settings.tick_ms;
+            return;
+        }
         let last = self.last_tick.map_or(now.mono_ms, |last| last.mono_ms);
         let elapsed_ms = now.mono_ms.saturating_sub(last).max(1);
         self.last_tick = Some(now);
@@ -29,8 +30,10 @@ impl Core {
         self.age(now);
         self.expire_requests(now);
         self.expire_pins(now);
+        self.push_unwritten(now);
         self.close_store_window();
         self.close_probe_windows(now);
+        self.find_overfull();
         self.set_goals(elapsed_ms, now);
         let moved = self.divide(now);
         self.send_gates(elapsed_ms);
@@ -50,9 +53,7 @@ impl Core {
     /// What each queue should come to: the governor's decision, with what overrules it.
     fn set_goals(&mut self, elapsed_ms: u64, now: Now) {
         let inputs = self.governor_inputs(elapsed_ms);
-        let state = std::mem::take(&mut self.governor);
-        let (state, decisions) = governor::decide(state, &inputs, now.mono_ms);
-        self.governor = state;
+        let decisions = self.decide(&inputs, now);
         let names: Vec<QueueName> = self.queues.keys().cloned().collect();
         for name in &names {
             // Without an answer of the store there is nothing to decide on.
@@ -97,6 +98,10 @@ impl Core {
             (_, true, None) => return,
             _ => {}
         }
+        self.drain_first(name, &mut goal);
+        let Some(queue) = self.queues.get_mut(name) else {
+            return;
+        };
         // Nothing shared is at risk: silence changes nothing then.
         if costs_nothing {
             goal.safe = goal.cap;

@@ -4,17 +4,23 @@ use tidegate_flow::budget;
 use tidegate_protocol::domain::{Probe, QueueName, Version};
 
 use super::{
-    Core, HistoryPage,
+    Core, Standing,
     belief::{Belief, Trust},
     model::{Decision, Now, Role},
 };
+use crate::ledger::{Leader, StoreMark};
 
 /// The whole fleet at one moment.
 #[derive(Clone, Debug)]
 pub struct FleetView {
     pub version: Version,
-    /// Empty: this controller leads.
+    pub ledger_id: String,
+    /// Empty: this controller leads and is obeyed.
     pub standby_reason: String,
+    /// Who leads instead, if that is known.
+    pub leader: Option<Leader>,
+    pub store: StoreMark,
+    pub is_frozen: bool,
     pub refusals: u64,
     pub nodes: Vec<NodeView>,
     pub queues: Vec<QueueView>,
@@ -48,6 +54,9 @@ pub struct QueueView {
     pub completions_per_s: f64,
     pub failures_per_s: f64,
     pub newest: Option<Decision>,
+    pub is_frozen: bool,
+    /// Value, and for how long still.
+    pub pin: Option<(u32, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -79,13 +88,20 @@ impl Core {
     pub fn view(&self, now: Now) -> FleetView {
         FleetView {
             version: self.version,
-            standby_reason: self.readiness().err().unwrap_or_default(),
+            ledger_id: self.ledger_id.clone(),
+            standby_reason: self.standby_reason(),
+            leader: match &self.standing {
+                Standing::Standby(leader, _) => leader.clone(),
+                Standing::Leads(_) => None,
+            },
+            store: self.trust.mark().clone(),
+            is_frozen: self.frozen,
             refusals: self.refusals,
             nodes: self.node_views(now),
             queues: self
                 .queues
                 .keys()
-                .filter_map(|name| self.queue_view(name))
+                .filter_map(|name| self.queue_view(name, now))
                 .collect(),
             resources: self.resource_views(),
         }
@@ -106,7 +122,7 @@ impl Core {
         self.nodes.values().map(view).collect()
     }
 
-    fn queue_view(&self, name: &QueueName) -> Option<QueueView> {
+    fn queue_view(&self, name: &QueueName, now: Now) -> Option<QueueView> {
         let queue = self.queues.get(name)?;
         Some(QueueView {
             queue: name.clone(),
@@ -121,6 +137,10 @@ impl Core {
             completions_per_s: queue.seen.completions_per_s,
             failures_per_s: queue.seen.failures_per_s,
             newest: queue.newest.clone(),
+            is_frozen: queue.frozen,
+            pin: queue
+                .pin
+                .map(|pin| (pin.value, pin.until_ms.saturating_sub(now.mono_ms))),
         })
     }
 
@@ -201,18 +221,10 @@ impl Core {
         let of = |(name, queue): (&QueueName, &super::Queue)| {
             let costs = queue.costs();
             let units = costs.iter().find(|(cost, _)| cost == resource);
-            units.map_or(0, |(_, units)| u64::from(*units) * slots(queue, name))
+            units.map_or(0, |(_, units)| {
+                u64::from(*units).saturating_mul(slots(queue, name))
+            })
         };
-        self.queues.iter().map(of).sum()
-    }
-
-    pub fn history(
-        &self,
-        queue: Option<&QueueName>,
-        since_ms: u64,
-        before: Option<u64>,
-        size: usize,
-    ) -> HistoryPage {
-        self.history.page(queue, since_ms, before, size)
+        self.queues.iter().map(of).fold(0, u64::saturating_add)
     }
 }

@@ -3,7 +3,7 @@
 use tidegate_protocol::{convert::Invalid, domain::QueueName, limits, reason, v1};
 
 use super::{Tuning, queue};
-use crate::{status::Refusal, wire};
+use crate::{core::EPOCH_MAX, ledger::Place, status::Refusal, wire};
 
 /// A policy may hold 64 KiB of schema, a message 4 MiB.
 const POLICIES_PER_PAGE_MAX: usize = 50;
@@ -33,7 +33,7 @@ impl Tuning {
         let size = page_size(wire.page_size, POLICIES_PER_PAGE_MAX)?;
         let after = after(&wire.page_token)?;
         let mut page = self
-            .ask(move |core, _| core.policies(after.as_ref(), size + 1))
+            .ask_leader(move |core, _| core.policies(after.as_ref(), size + 1))
             .await?;
         let is_more = page.len() > size;
         page.truncate(size);
@@ -54,7 +54,7 @@ impl Tuning {
         let size = page_size(wire.page_size, limits::PAGE_ITEMS_MAX)?;
         let after = after(&wire.page_token)?;
         let mut page = self
-            .ask(move |core, _| core.resources(after.as_ref().map(QueueName::as_str), size + 1))
+            .ask_leader(move |core, _| core.resources(after.as_ref().map(QueueName::as_str), size + 1))
             .await?;
         let is_more = page.len() > size;
         page.truncate(size);
@@ -76,17 +76,25 @@ impl Tuning {
         };
         let before = match wire.page_token.as_str() {
             "" => None,
-            token => Some(token.parse().map_err(|_| Refusal::wrong_token())?),
+            token => Some(place(token).ok_or_else(Refusal::wrong_token)?),
         };
-        let since_ms = wire.since_ms;
-        let page = self
-            .ask(move |core, _| core.history(name.as_ref(), since_ms, before, size))
-            .await?;
+        let name = name.as_ref().map(QueueName::as_str);
+        let page = self.ledger.page(name, wire.since_ms, before, size).await?;
+        let token = |place: Place| format!("{}.{}", place.epoch, place.number);
         Ok(v1::HistoryResponse {
-            decisions: page.decisions.into_iter().map(wire::decision).collect(),
-            next_page_token: page.before.map_or_else(String::new, |before| before.to_string()),
+            decisions: page.decisions.into_iter().map(wire::past_decision).collect(),
+            next_page_token: page.before.map_or_else(String::new, token),
         })
     }
+}
+
+/// The last decision of the page before.
+fn place(token: &str) -> Option<Place> {
+    let (epoch, number) = token.split_once('.')?;
+    Some(Place {
+        epoch: epoch.parse().ok().filter(|epoch| *epoch <= EPOCH_MAX)?,
+        number: number.parse().ok().filter(|number| *number <= EPOCH_MAX)?,
+    })
 }
 
 #[cfg(test)]
@@ -101,5 +109,10 @@ mod tests {
         assert!(after("Not A Name").is_err());
         assert_eq!(after("").ok(), Some(None));
         assert_eq!(after("a").ok(), Some("a".parse().ok()));
+        let known = Place { epoch: 3, number: 14 };
+        assert_eq!(place("3.14"), Some(known));
+        for wrong in ["3", "3.x", "-1.2", "18446744073709551615.1"] {
+            assert_eq!(place(wrong), None, "{wrong}");
+        }
     }
 }

@@ -4,10 +4,22 @@ use tidegate_protocol::{domain::QueueName, v1};
 
 use crate::{
     core::{FleetView, NodeView, QueueView, ResourceView},
+    ledger::Condition,
     wire,
 };
 
-pub(super) fn fleet(mut view: FleetView) -> v1::GetFleetResponse {
+/// How the history is written.
+pub(super) fn ledger(condition: Condition) -> v1::LedgerStatus {
+    v1::LedgerStatus {
+        error: condition.error,
+        waiting: condition.waiting as u64,
+        dropped: condition.dropped,
+        ..v1::LedgerStatus::default()
+    }
+}
+
+pub(super) fn fleet(mut view: FleetView, ledger: v1::LedgerStatus) -> v1::GetFleetResponse {
+    let leader = view.leader.unwrap_or_default();
     let decisions = view
         .queues
         .iter_mut()
@@ -22,6 +34,15 @@ pub(super) fn fleet(mut view: FleetView) -> v1::GetFleetResponse {
         resources: view.resources.into_iter().map(resource).collect(),
         standby_reason: view.standby_reason,
         queues: view.queues.into_iter().map(queue).collect(),
+        leader_name: leader.name,
+        leader_url: leader.url,
+        ledger: Some(ledger),
+        store: Some(v1::StoreStatus {
+            incarnation: view.store.incarnation,
+            watermark_ms: view.store.watermark_ms,
+            refused: view.store.refused,
+        }),
+        frozen: view.is_frozen,
     }
 }
 
@@ -49,6 +70,9 @@ fn queue(view: QueueView) -> v1::QueueStatus {
         run_time_p99_ms: view.p99_ms,
         completions_per_second: view.completions_per_s,
         failures_per_second: view.failures_per_s,
+        frozen: view.is_frozen,
+        pin: view.pin.map(|(value, _)| value),
+        pin_left_ms: view.pin.map_or(0, |(_, left_ms)| left_ms),
     }
 }
 

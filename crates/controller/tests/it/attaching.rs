@@ -14,7 +14,7 @@ async fn a_router_hears_everything_it_needs_at_once() {
     match node.next().await.unwrap() {
         Some(Down::Welcome(welcome)) => {
             assert_eq!(welcome.controller, "under-test");
-            assert_eq!(welcome.version.unwrap().epoch, 1);
+            assert!(welcome.version.unwrap().epoch >= 1);
             assert!(!welcome.ledger_id.is_empty());
         }
         other => panic!("not a welcome: {other:?}"),
@@ -26,19 +26,20 @@ async fn a_router_hears_everything_it_needs_at_once() {
         _ => None,
     };
     assert!(node.find("to be writer", is_writer).await);
-    let caps = |message| match message {
-        Down::Caps(caps) => Some(caps),
-        _ => None,
+    // What is in the store is asked for first, by a new ledger twice: it leaves its first epoch.
+    let mut store = Store::default();
+    let policies = loop {
+        match node.next().await.unwrap().expect("policies") {
+            Down::Caps(caps) => {
+                assert!(caps.orders.iter().all(|order| order.cap.is_none()) && caps.ttl_ms == 30_000);
+                let answers = store.set_caps(caps);
+                node.say(Up::CapAnswers(answers)).await;
+            }
+            Down::Policies(policies) => break policies.policies.len(),
+            _ => {}
+        }
     };
-    let caps = node.find("an order to adopt", caps).await;
-    assert!(caps.orders.iter().all(|order| order.cap.is_none()) && caps.ttl_ms == 30_000);
-    let answers = Store::default().set_caps(caps);
-    node.say(Up::CapAnswers(answers)).await;
-    let policies = |message| match message {
-        Down::Policies(policies) => Some(policies.policies.len()),
-        _ => None,
-    };
-    assert_eq!(node.find("policies", policies).await, 2);
+    assert_eq!(policies, 2);
     server.stop().await.unwrap();
 }
 

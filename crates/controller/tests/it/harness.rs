@@ -55,6 +55,7 @@ pub fn config(dir: &tempfile::TempDir, policies: &str) -> ControllerConfig {
     ControllerConfig {
         tick: Duration::from_millis(100),
         policies: Some(path),
+        ledger: "memory:".into(),
         name: "under-test".into(),
         ..ControllerConfig::default()
     }
@@ -84,6 +85,7 @@ impl Server {
         });
         let ready = timeout(PATIENCE, ready).await.unwrap().unwrap();
         assert_eq!(ready.grpc, address);
+        eventually("it leads", async || readiness.is_ready()).await;
         let endpoint = Channel::from_shared(format!("http://{address}")).unwrap();
         Self {
             metrics,
@@ -349,6 +351,15 @@ pub fn reason(status: &Status) -> String {
     details
         .error_info()
         .map_or_else(String::new, |info| info.reason.clone())
+}
+
+/// The first field that a refusal names.
+pub fn field(status: &Status) -> String {
+    let details = status.get_error_details();
+    details
+        .error_info()
+        .and_then(|info| info.metadata.get("field").cloned())
+        .unwrap_or_default()
 }
 
 /// Waits until `check` holds.

@@ -105,7 +105,7 @@ async fn resources_are_applied_and_protected() {
         .unwrap()
         .into_inner();
     let smtp = smtp.resource.unwrap();
-    assert_eq!((smtp.headroom, smtp.version), (0.7, 1));
+    assert_eq!((smtp.headroom, smtp.version), (Some(0.7), 1));
     let status = tuning.apply_resource(resource("pg", 2)).await.unwrap_err();
     assert_eq!(reason(&status), "BUDGET_EXCEEDED");
     let mut probed = resource("pg2", 2);
@@ -175,8 +175,15 @@ async fn decisions_are_watched_kept_and_explained() {
     let explained = tuning.explain(queue).await.unwrap().into_inner();
     assert!(explained.text.contains("frozen"), "{}", explained.text);
     assert!(!explained.decisions.is_empty());
-    let job = subject(v1::explain_request::Subject::JobId("a:0:x".into()));
-    assert_eq!(tuning.explain(job).await.unwrap_err().code(), Code::Unimplemented);
+    let job = |id: &str| subject(v1::explain_request::Subject::JobId(id.into()));
+    let status = tuning.explain(job("a:0:x")).await.unwrap_err();
+    assert_eq!(reason(&status), "INVALID_JOB_ID");
+    let job = job("a:0:0190163d8694739b8e1cdbf4a7ee1b8e");
+    let waits = tuning.explain(job).await.unwrap().into_inner().text;
+    assert!(
+        waits.contains("cap 3 of 35 on pg") && waits.contains("frozen"),
+        "{waits}"
+    );
     tuning.unfreeze(v1::UnfreezeRequest::default()).await.unwrap();
     eventually("free again", async || {
         router.cap("a") == 18 && router.cap("b") == 17
@@ -189,6 +196,10 @@ async fn decisions_are_watched_kept_and_explained() {
         page_token,
         ..v1::HistoryRequest::default()
     };
+    eventually("the history is written", async || {
+        server.fleet().await.ledger.unwrap().waiting == 0
+    })
+    .await;
     let page = tuning
         .history(history(2, String::new()))
         .await
@@ -205,5 +216,61 @@ async fn decisions_are_watched_kept_and_explained() {
         .into_inner();
     assert!(rest.decisions.iter().any(|decision| decision.reason == "MANUAL"));
     assert!(tuning.history(history(1, "x".into())).await.is_err());
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn bad_input_names_its_field_and_changes_nothing() {
+    let server = Server::start(POLICIES).await;
+    let mut tuning = server.tuning();
+    let before = tuning.list_policies(v1::ListPoliciesRequest::default()).await;
+    let before = before.unwrap().into_inner();
+    let with = |change: fn(&mut v1::Policy)| {
+        let mut policy = policy("a", 1, 40);
+        change(&mut policy);
+        policy
+    };
+    let policies = [
+        ("min", with(|policy| (policy.min, policy.max) = (9, 8))),
+        (
+            "costs[0].resource",
+            with(|policy| policy.costs[0].resource = "nowhere".into()),
+        ),
+        ("costs[0].units", with(|policy| policy.costs[0].units = 51)),
+        ("min", with(|policy| policy.min = 35)),
+        ("weight", with(|policy| policy.weight = f64::NAN)),
+        ("weight", with(|policy| policy.weight = -1.0)),
+    ];
+    for (field, policy) in policies {
+        let status = tuning.apply_policy(apply(policy)).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert_eq!(super::harness::field(&status), field, "{status}");
+    }
+    for (field, capacity, headroom) in [
+        ("headroom", 50, 0.0),
+        ("headroom", 50, 2.0),
+        ("headroom", 50, f64::NAN),
+        ("capacity", 0, 0.7),
+        ("capacity", 2, 0.7),
+    ] {
+        let resource = v1::Resource {
+            name: "pg".into(),
+            capacity,
+            headroom: Some(headroom),
+            ..v1::Resource::default()
+        };
+        let request = v1::ApplyResourceRequest {
+            resource: Some(resource),
+            ..v1::ApplyResourceRequest::default()
+        };
+        let status = tuning.apply_resource(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(
+            super::harness::field(&status).ends_with(field),
+            "{field} {headroom}: {status}"
+        );
+    }
+    let after = tuning.list_policies(v1::ListPoliciesRequest::default()).await;
+    assert_eq!(after.unwrap().into_inner(), before);
     server.stop().await.unwrap();
 }

@@ -64,8 +64,7 @@ fn without_an_answer_nothing_is_raised_and_another_router_takes_over() {
     world.busy_tick(&["a", "b"]);
     world.attach(3, Role::Router, &[], 0);
     world.is_mute = true;
-    let pinned = world.core.pin(&name("a"), 1, 0, world.now);
-    pinned.unwrap();
+    world.pin("a", 1, 0).unwrap();
     world.busy_tick(&["a", "b"]);
     assert_eq!(world.core.caps.current("a"), Some(1), "lowered");
     assert_eq!(world.core.caps.current("b"), Some(17), "and not yet paid");

@@ -57,3 +57,24 @@ fn a_second_stream_of_a_node_replaces_the_first_and_another_store_is_refused() {
         matches!(&world.sent.last().unwrap().1, Order::Refused { reason, .. } if reason.contains("another"))
     );
 }
+
+#[test]
+fn a_policy_that_a_router_could_not_write_is_sent_again() {
+    let mut world = World::with(&[("a", Strategy::Fixed)]);
+    world.attach(1, Role::Router, &[], 0);
+    let pushes = |world: &World| {
+        let policies = world
+            .sent
+            .iter()
+            .filter(|(_, order)| matches!(order, Order::Policies { .. }));
+        policies.count()
+    };
+    assert_eq!(pushes(&world), 1);
+    world.tick_with(Vec::new());
+    assert_eq!(pushes(&world), 2, "it has not said that it wrote it");
+    let version = world.core.version;
+    world.core.said(1, Said::Applied(version), world.now);
+    world.tick_with(Vec::new());
+    world.tick_with(Vec::new());
+    assert_eq!(pushes(&world), 2);
+}

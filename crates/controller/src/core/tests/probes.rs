@@ -69,7 +69,7 @@ fn jobs_give_way_to_others_and_take_their_place_when_they_go() {
     // 0.95 of 50 less 1.15 of 20.
     assert_eq!(caps(&world), 24, "{:?}", world.caps);
     assert_eq!(world.last_of("a").reason, Reason::PoolSaturation);
-    let explained = world.core.explain(&name("a")).unwrap().0;
+    let explained = world.core.explain(&name("a"), world.now).unwrap().0;
     assert!(explained.contains("20 of them not by jobs"), "{explained}");
     for _ in 0..8 {
         tick(&mut world, &asked, |world| Ok(others(world, 0.0)));
@@ -107,7 +107,7 @@ fn a_probe_that_lies_is_held_then_counts_for_nothing() {
         "{}",
         distrusted.text
     );
-    let explained = world.core.explain(&name("a")).unwrap().0;
+    let explained = world.core.explain(&name("a"), world.now).unwrap().0;
     assert!(
         explained.contains("postgres probe is not believed"),
         "{explained}"

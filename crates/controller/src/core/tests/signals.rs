@@ -9,9 +9,9 @@ fn a_queue_without_a_policy_has_the_defaults_and_a_cap() {
     world.attach(2, Role::Worker, &["free"], 64);
     world.busy_tick(&["free"]);
     assert_eq!(world.cap("free"), 16, "a quarter of the slots is kept ready");
-    let explained = world.core.explain(&name("free")).unwrap().0;
+    let explained = world.core.explain(&name("free"), world.now).unwrap().0;
     assert!(explained.contains("free: 500 ready"), "{explained}");
-    assert_eq!(world.core.explain(&name("unknown")), None);
+    assert_eq!(world.core.explain(&name("unknown"), world.now), None);
     for _ in 0..3 {
         world.busy_tick(&["free"]);
     }
