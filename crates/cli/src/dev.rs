@@ -187,6 +187,11 @@ fn router_config(db: &Path) -> anyhow::Result<RouterConfig> {
     })
 }
 
+/// Beside the jobs: who removes the one removes the other.
+fn ledger(db: &Path) -> String {
+    format!("sqlite:{}", db.with_extension("ledger.db").display())
+}
+
 fn controller_config(args: &DevArgs) -> ControllerConfig {
     ControllerConfig {
         policies: args.policies.clone(),
@@ -194,6 +199,8 @@ fn controller_config(args: &DevArgs) -> ControllerConfig {
         name: "dev".to_owned(),
         reflection: true,
         alone: true,
+        policies_win: true,
+        ledger: ledger(&args.db).into(),
         ..ControllerConfig::default()
     }
 }

@@ -7,6 +7,7 @@ use tidegate_client::{ActProgress, ActionResult, Client, JobAction, JobFilter, J
 
 use crate::{
     args::{Common, Format},
+    control::Controller,
     exit::Usage,
     output, time,
 };
@@ -18,6 +19,22 @@ pub enum JobCommand {
     /// Example: tidegate job get email:0:0190163d8694739b8e1cdbf4a7ee1b8e
     #[command(verbatim_doc_comment)]
     Get { id: String },
+    /// Why a job does not run yet, or what has become of it
+    ///
+    /// Example: tidegate job explain email:0:0190163d8694739b8e1cdbf4a7ee1b8e
+    #[command(verbatim_doc_comment)]
+    Explain {
+        id: String,
+        /// The controller; repeat for several
+        #[arg(
+            long,
+            value_name = "URL",
+            env = "TIDEGATE_CONTROLLER",
+            value_delimiter = ',',
+            default_value = "http://127.0.0.1:7601"
+        )]
+        controller: Vec<String>,
+    },
     /// Jobs of a queue, by state, time and key
     ///
     /// Example: tidegate job list --queue email --state dead --since 1h --limit 20
@@ -127,6 +144,7 @@ pub async fn run(common: &Common, command: JobCommand) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        JobCommand::Explain { id, controller } => explain(common, &id, &controller).await,
         JobCommand::List { queue, which, limit } => list(common, which.filter(&queue)?, limit).await,
         JobCommand::Cancel(targets) => act(common, JobAction::Cancel, targets).await,
         JobCommand::Redrive(targets) => act(common, JobAction::Redrive, targets).await,
@@ -203,6 +221,38 @@ async fn act_on_all(
     anyhow::bail!(
         "the router went away before the end: run the same command again, what is done no longer fits"
     )
+}
+
+/// The router knows the job, the controller what its queue waits for.
+async fn explain(common: &Common, id: &str, controllers: &[String]) -> anyhow::Result<()> {
+    let job = common.client()?.get(id).await?;
+    let attempt = format!("attempt {} of {}", job.attempts, job.max_attempts);
+    let text = match job.state {
+        JobState::Ready => {
+            let waits = match Controller::of(controllers).await {
+                Ok(mut controller) => controller.why_waiting(id.to_owned()).await,
+                Err(error) => Err(error),
+            };
+            let waits = waits.unwrap_or_else(|error| {
+                format!("waiting, and the controller does not say for what: {error}")
+            });
+            format!(
+                "ready, {} attempts used of {}. {waits}",
+                job.attempts, job.max_attempts
+            )
+        }
+        JobState::Scheduled => format!("scheduled: it waits for its time, {attempt} is over or not begun"),
+        JobState::Running => format!("running: {attempt}"),
+        JobState::Succeeded => format!("succeeded: {attempt}"),
+        JobState::Dead => format!("dead after {attempt}: {}", job.error),
+        JobState::Cancelled => "cancelled".to_owned(),
+        JobState::Expired => "expired: its deadline passed before it ran".to_owned(),
+    };
+    match common.output {
+        Format::Json => output::json_line(&json!({ "id": id, "state": job.state.as_str(), "text": text })),
+        Format::Table => output::line(format_args!("{id}: {text}")),
+    }
+    Ok(())
 }
 
 async fn list(common: &Common, filter: JobFilter, limit: u32) -> anyhow::Result<()> {

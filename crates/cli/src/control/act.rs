@@ -182,3 +182,17 @@ pub(super) async fn unpin(
     done(common, "unpinned", &queue);
     Ok(())
 }
+
+pub(super) async fn accept_store(common: &Common, client: &mut Controller, note: Note) -> anyhow::Result<()> {
+    let request = v1::AcceptStoreRequest {
+        who: note.who,
+        why: note.why,
+    };
+    let answer = client.client.accept_store(Controller::request(request)).await;
+    let answer = answer.map_err(ClientError::from)?.into_inner();
+    match answer.accepted {
+        true => done(common, "accepted", &format!("store {}", answer.incarnation)),
+        false => done(common, "nothing to accept:", "the job store is trusted"),
+    }
+    Ok(())
+}

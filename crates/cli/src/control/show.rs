@@ -1,6 +1,9 @@
 //! What the controller knows, for people and for programs.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tidegate_chassis::clock;
 use tidegate_client::ClientError;
 use tidegate_protocol::v1;
 
@@ -25,6 +28,7 @@ pub(super) async fn status(common: &Common, client: &mut Controller) -> anyhow::
         true => output::line(format_args!("leads, version {}", version(fleet.version))),
         false => output::line(format_args!("standby: {}", fleet.standby_reason)),
     }
+    print_condition(&fleet);
     let nodes: Vec<Vec<String>> = fleet
         .nodes
         .iter()
@@ -73,6 +77,39 @@ pub(super) async fn status(common: &Common, client: &mut Controller) -> anyhow::
     Ok(())
 }
 
+/// What an operator should know beside the numbers; nothing where all is well.
+fn print_condition(fleet: &v1::GetFleetResponse) {
+    if let Some(ledger) = fleet.ledger.as_ref().filter(|ledger| !ledger.error.is_empty()) {
+        output::line(format_args!(
+            "ledger ({}): {}; {} records wait",
+            ledger.kind, ledger.error, ledger.waiting
+        ));
+    }
+    let dropped = fleet.ledger.as_ref().map_or(0, |ledger| ledger.dropped);
+    if dropped > 0 {
+        output::line(format_args!("history: {dropped} records were dropped"));
+    }
+    if let Some(store) = fleet.store.as_ref().filter(|store| !store.refused.is_empty()) {
+        output::line(format_args!(
+            "job store: not trusted, {}; accept it as it is by tidegate control accept-store",
+            store.refused
+        ));
+    }
+    let frozen = |queue: &&v1::QueueStatus| queue.frozen || fleet.frozen;
+    for queue in fleet.queues.iter().filter(frozen) {
+        output::line(format_args!("frozen: {}", queue.queue));
+    }
+    for queue in &fleet.queues {
+        if let Some(pin) = queue.pin {
+            let left_s = queue.pin_left_ms / 1_000;
+            output::line(format_args!(
+                "pinned: {} to {pin} for another {left_s} s",
+                queue.queue
+            ));
+        }
+    }
+}
+
 fn print_resources(resources: &[v1::ResourceUse]) {
     let rows: Vec<Vec<String>> = resources
         .iter()
@@ -116,15 +153,26 @@ fn fleet_json(fleet: &v1::GetFleetResponse) -> Value {
             "queue": queue.queue, "ready": queue.ready, "running": queue.running, "slots": queue.slots,
             "cap": queue.cap, "target": queue.target, "run_time_p99_ms": queue.run_time_p99_ms,
             "completions_per_second": queue.completions_per_second,
-            "failures_per_second": queue.failures_per_second,
+            "failures_per_second": queue.failures_per_second, "frozen": queue.frozen, "pin": queue.pin,
+            "pin_left_ms": queue.pin_left_ms,
         })
     };
+    let ledger = fleet.ledger.clone().unwrap_or_default();
+    let store = fleet.store.clone().unwrap_or_default();
     json!({
         "leader": fleet.leader, "standby_reason": fleet.standby_reason, "version": version_json(fleet.version),
         "nodes": fleet.nodes.iter().map(node).collect::<Vec<_>>(),
         "queues": fleet.queues.iter().map(queue).collect::<Vec<_>>(),
         "resources": fleet.resources.iter().map(use_json).collect::<Vec<_>>(),
         "decisions": fleet.decisions.iter().map(decision_json).collect::<Vec<_>>(),
+        "leader_name": fleet.leader_name, "leader_url": fleet.leader_url, "frozen": fleet.frozen,
+        "ledger": {
+            "ledger_id": ledger.ledger_id, "kind": ledger.kind, "error": ledger.error,
+            "waiting": ledger.waiting, "dropped": ledger.dropped,
+        },
+        "store": {
+            "incarnation": store.incarnation, "watermark_ms": store.watermark_ms, "refused": store.refused,
+        },
     })
 }
 
@@ -171,15 +219,19 @@ fn print_decisions(common: &Common, decisions: &[v1::Decision]) {
 pub(super) async fn history(
     common: &Common,
     client: &mut Controller,
-    queue: Option<String>,
+    (queue, since): (Option<String>, Option<Duration>),
     limit: usize,
 ) -> anyhow::Result<()> {
+    let since_ms = since.map_or(0, |since| {
+        let since_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        clock::wall_ms().saturating_sub(since_ms)
+    });
     let mut page_token = String::new();
     let mut left = limit;
     while left > 0 {
         let request = v1::HistoryRequest {
             queue: queue.clone().unwrap_or_default(),
-            since_ms: 0,
+            since_ms,
             page_size: i32::try_from(left).unwrap_or(i32::MAX),
             page_token,
         };
@@ -191,6 +243,30 @@ pub(super) async fn history(
         if page_token.is_empty() {
             break;
         }
+    }
+    Ok(())
+}
+
+/// Until it is interrupted, the controller ends, or `count` were shown.
+pub(super) async fn watch(
+    common: &Common,
+    client: &mut Controller,
+    queue: Option<String>,
+    count: Option<usize>,
+) -> anyhow::Result<()> {
+    let request = v1::WatchDecisionsRequest {
+        queue: queue.unwrap_or_default(),
+    };
+    // Without a deadline: nothing may be decided for hours.
+    let watched = client.client.watch_decisions(request).await;
+    let mut watched = watched.map_err(ClientError::from)?.into_inner();
+    let mut left = count;
+    while left != Some(0) {
+        let Some(next) = watched.message().await.map_err(ClientError::from)? else {
+            return Ok(());
+        };
+        print_decisions(common, next.decision.as_slice());
+        left = left.map(|left| left - usize::from(next.decision.is_some()));
     }
     Ok(())
 }
