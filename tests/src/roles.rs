@@ -114,6 +114,8 @@ pub struct ControllerOptions {
     pub policies: Option<String>,
     /// The text of a config file.
     pub config: Option<String>,
+    /// What outlives it, for a successor or a standby; else a file of its own.
+    pub ledger: Option<String>,
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
 }
@@ -128,6 +130,8 @@ impl Controller {
     pub async fn start(sandbox: &Sandbox, options: ControllerOptions) -> Self {
         let listen = options.listen.as_deref().unwrap_or(ANY_PORT);
         let mut args = strings(&["controller", "--listen", listen, "--metrics-listen", ANY_PORT]);
+        let own = || format!("sqlite:ledger-{}.db", uuid::Uuid::new_v4().simple());
+        args.extend(["--ledger".to_owned(), options.ledger.clone().unwrap_or_else(own)]);
         if let Some(policies) = &options.policies {
             args.extend([
                 "--policies".to_owned(),
