@@ -21,8 +21,9 @@ use tokio::{
 use super::harness::*;
 
 const SECONDS: u64 = 4;
-/// INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED, and OK where it hit upon something valid.
-const ALLOWED: [&str; 6] = ["3", "5", "8", "9", "12", "0"];
+/// INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS (another payload under a known key), RESOURCE_EXHAUSTED,
+/// FAILED_PRECONDITION, UNIMPLEMENTED, and OK where it hit upon something valid.
+const ALLOWED: [&str; 7] = ["3", "5", "6", "8", "9", "12", "0"];
 const METHODS: [&str; 11] = [
     "JobService/SubmitJob",
     "JobService/SubmitJobs",
