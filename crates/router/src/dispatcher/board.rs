@@ -19,6 +19,16 @@ pub(super) const WANTS_PER_CALL_MAX: usize = 256;
 /// Jobs handed out by one lease call.
 pub(super) const GRANTS_PER_CALL_MAX: u32 = 1_000;
 
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Landing {
+    Met,
+    /// There was not enough; the store wakes us when it has more.
+    Unmet,
+    /// The store did not answer: whatever happens next is a reason to ask again.
+    Failed,
+}
+
 /// See the [module](self).
 #[derive(Default)]
 pub(super) struct Board {
@@ -66,6 +76,8 @@ struct Line {
     dirty: bool,
     /// The last call did not meet it: wait for a wake or the fallback poll.
     hungry: bool,
+    /// Hungry by the store's own word, which tells when that changes: more credit is no reason to ask.
+    asleep: bool,
     /// Woken while the call was in flight. The store wakes once and may have looked before: asked again after it.
     woken: bool,
 }
@@ -121,7 +133,9 @@ impl Board {
             if joins {
                 line.waiting.push_back(session);
             }
-            self.mark(&queue);
+            if !line.asleep {
+                self.mark(&queue);
+            }
         }
     }
 
@@ -164,7 +178,7 @@ impl Board {
             let Some(line) = self.queues.get_mut(&queue) else {
                 continue;
             };
-            (line.dirty, line.hungry, line.woken) = (false, false, false);
+            (line.dirty, line.hungry, line.asleep, line.woken) = (false, false, false, false);
             if !may_grant(&queue) {
                 line.hungry = true;
                 continue;
@@ -272,8 +286,8 @@ impl Board {
         }
     }
 
-    /// The grants of a call are handed out: who has room left stands in line again. `unmet`: there was not enough.
-    pub fn line_up(&mut self, request: &LeaseRequest, got: impl Fn(Session) -> bool, unmet: bool) {
+    /// The grants of a call are handed out: who has room left stands in line again.
+    pub fn line_up(&mut self, request: &LeaseRequest, got: impl Fn(Session) -> bool, landing: Landing) {
         let (some, none): (Vec<&Want>, Vec<&Want>) = request.wants.iter().partition(|want| got(want.session));
         let mut back = Vec::new();
         for (want, first) in none
@@ -298,10 +312,11 @@ impl Board {
                 .filter(|(_, first)| !first)
                 .map(|(session, _)| *session),
         );
-        line.hungry |= unmet;
+        line.hungry |= landing != Landing::Met;
+        line.asleep = landing == Landing::Unmet;
         if line.waiting.is_empty() && !line.dirty {
             self.queues.remove(&request.queue);
-        } else if !unmet || line.woken {
+        } else if landing == Landing::Met || line.woken {
             self.mark(&request.queue);
         }
     }

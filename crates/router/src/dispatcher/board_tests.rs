@@ -61,7 +61,12 @@ fn deal(board: &mut Board, request: &LeaseRequest, mut jobs: u32) -> HashMap<Ses
     }
     let wanted: u32 = request.wants.iter().map(|want| want.max).sum();
     let dealt: u32 = got.values().sum();
-    board.line_up(request, |session| handed.contains_key(&session), dealt < wanted);
+    let landing = if dealt < wanted {
+        Landing::Unmet
+    } else {
+        Landing::Met
+    };
+    board.line_up(request, |session| handed.contains_key(&session), landing);
     handed
 }
 
@@ -91,6 +96,7 @@ fn what_was_granted_after_the_seq_counts_against_free() {
     assert_eq!(board.allowance(session(0), &email), 5);
     // A seq from the future or the past changes nothing.
     board.credit(session(0), email.clone(), 5, 99);
+    board.mark(&email);
     let requests = plan(&mut board);
     deal(&mut board, &requests[0], 4);
     assert_eq!(board.allowance(session(0), &email), 1);
@@ -167,6 +173,27 @@ fn an_unmet_queue_waits_for_a_wake_or_the_fallback() {
     assert!(plan(&mut board).is_empty());
     board.mark_hungry(false);
     assert_eq!(wanted(&plan(&mut board)), [(0, 1)]);
+}
+
+#[test]
+fn a_store_that_will_wake_us_is_not_asked_for_more_credit() {
+    let mut board = board(2);
+    let a = queue("a");
+    board.credit(session(0), a.clone(), 2, 0);
+    let requests = plan(&mut board);
+    deal(&mut board, &requests[0], 1);
+    board.credit(session(0), a.clone(), 2, 1);
+    board.credit(session(1), a.clone(), 3, 0);
+    assert!(plan(&mut board).is_empty());
+    board.mark(&a);
+    let requests = plan(&mut board);
+    assert_eq!(wanted(&requests), [(0, 2), (1, 3)], "a wake asks for everybody");
+    // One that has not answered will not wake us.
+    board.landed(&requests[0]);
+    board.line_up(&requests[0], |_| false, Landing::Failed);
+    assert!(plan(&mut board).is_empty());
+    board.credit(session(1), a, 4, 0);
+    assert_eq!(wanted(&plan(&mut board)), [(0, 2), (1, 4)]);
 }
 
 /// The store may have looked before the job came, and wakes no second time.

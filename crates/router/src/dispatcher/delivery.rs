@@ -9,7 +9,7 @@ use tidegate_protocol::{
 };
 use tidegate_store::{Grant, Grants, LeaseRequest, StoreResult};
 
-use super::Dispatcher;
+use super::{Dispatcher, board::Landing};
 use crate::{metrics::Operation, trace};
 
 /// One grants message; a single job and its headers always fit.
@@ -45,10 +45,14 @@ impl Dispatcher {
         for (request, answer) in requests.iter().zip(answers) {
             // On a fault the queue waits for the poll; a wake or a new credit asks earlier.
             let Ok(grants) = answer else {
-                outcomes.push(true);
+                outcomes.push(Landing::Failed);
                 continue;
             };
-            outcomes.push(grants.unmet);
+            outcomes.push(if grants.unmet {
+                Landing::Unmet
+            } else {
+                Landing::Met
+            });
             if self.clock_went_back(&request.queue, grants.clock_ms) {
                 back.extend(grants.grants);
             } else {
@@ -60,9 +64,9 @@ impl Dispatcher {
             let counter = counters.get(&session).copied().unwrap_or(0);
             back.extend(self.deliver(session, parcel, counter));
         }
-        for (request, unmet) in requests.iter().zip(outcomes) {
+        for (request, landing) in requests.iter().zip(outcomes) {
             self.board
-                .line_up(request, |session| got.contains(&session), unmet);
+                .line_up(request, |session| got.contains(&session), landing);
         }
         self.handback.later(back);
     }
