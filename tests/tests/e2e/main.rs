@@ -24,6 +24,7 @@ mod producer;
 mod readme;
 mod redis_faults;
 mod repeats;
+mod replicas;
 mod servers;
 mod steering;
 mod survival;
