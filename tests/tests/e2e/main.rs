@@ -16,6 +16,7 @@ mod failover;
 mod fences;
 mod harness;
 mod hold;
+mod hostile;
 mod ledger;
 mod once;
 mod overload;
