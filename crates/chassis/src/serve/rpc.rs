@@ -66,7 +66,10 @@ pub(super) fn observed(routes: Routes, calls: Calls) -> Routes {
         let peer = request.extensions().get::<PeerInfo>().cloned();
         async move {
             let answer = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
-                Ok(answer) => answer,
+                Ok(answer) => match unread_by_handler(answer.headers()) {
+                    Some(why) => answer_for(why).map(Body::new),
+                    None => answer,
+                },
                 Err(_panic) => {
                     // What it said is in the log already: the process's panic hook wrote it.
                     tracing::error!(
@@ -75,10 +78,6 @@ pub(super) fn observed(routes: Routes, calls: Calls) -> Routes {
                     );
                     answer_for(Unanswered::Panicked).map(Body::new)
                 }
-            };
-            let answer = match unread_by_handler(answer.headers()) {
-                Some(why) => answer_for(why).map(Body::new),
-                None => answer,
             };
             call.watch(answer, |body| Paced::new(body, peer, unread_bytes_max))
         }
