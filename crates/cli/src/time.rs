@@ -14,7 +14,10 @@ pub fn parse(text: &str, now: SystemTime) -> Result<SystemTime, String> {
 /// A point in the past: `10m` ago, or a time.
 pub fn parse_past(text: &str, now: SystemTime) -> Result<SystemTime, String> {
     match humantime::parse_duration(text) {
-        Ok(ago) => Ok(now.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)),
+        // A clock of Linux goes below zero; times of jobs do not.
+        Ok(ago) => Ok(now
+            .checked_sub(ago)
+            .map_or(SystemTime::UNIX_EPOCH, |then| then.max(SystemTime::UNIX_EPOCH))),
         Err(_) => humantime::parse_rfc3339_weak(text)
             .map_err(|_| format!("{text:?} is no time: use 10m (ago) or 2026-01-31T12:00:00Z")),
     }
