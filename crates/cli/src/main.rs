@@ -20,10 +20,6 @@ use clap::Parser;
 
 use args::{Cli, Command};
 
-/// A router makes and drops some dozens of small things for each job.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     tidegate_worker::exec::init();
     let cli = Cli::parse();

@@ -16,10 +16,6 @@ struct Args {
     router: RouterArgs,
 }
 
-/// A router makes and drops some dozens of small things for each job.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 #[tokio::main]
 async fn main() -> ExitCode {
     let Err(error) = start(Args::parse()).await else {

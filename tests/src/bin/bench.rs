@@ -85,10 +85,6 @@ enum What {
     },
 }
 
-/// As the binaries have it: the client and the worker of a measurement are processes of this program.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 async fn run(args: Args) -> anyhow::Result<()> {
     match args.what {
         What::Store {
