@@ -126,11 +126,14 @@ async fn children_end_with_a_test_that_is_killed() {
     const INNER: &str = "HARNESS_TEST_IS_KILLED";
     if std::env::var_os(INNER).is_some() {
         let sandbox = std::mem::ManuallyDrop::new(Sandbox::new());
-        println!(
-            "\nchild {} in {}",
-            shell(&sandbox, "exec sleep 1000").pid(),
-            sandbox.path().display()
-        );
+        let child = shell(&sandbox, "exec sleep 1000").pid();
+        // Before it is what it is to be, it has not asked yet to be told of our end.
+        let name = format!("/proc/{child}/comm");
+        eventually(SOON, "the child sleeps", async || {
+            (std::fs::read_to_string(&name).ok()?.trim() == "sleep").then_some(())
+        })
+        .await;
+        println!("\nchild {child} in {}", sandbox.path().display());
         std::process::abort();
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
