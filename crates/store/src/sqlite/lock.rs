@@ -11,7 +11,15 @@ use crate::OpenError;
 
 /// Held as long as the store; the system lets go of it when the process ends, however it ends.
 pub(super) struct FileLock {
-    _file: File,
+    file: File,
+}
+
+/// By name, not by closing the file: a program that another thread is just starting has the file open, too, until it runs.
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // Without it, the end of the process does it.
+        let _ = self.file.unlock();
+    }
 }
 
 impl FileLock {
@@ -37,7 +45,7 @@ impl FileLock {
                 if let Err(error) = write_owner(&mut file) {
                     tracing::warn!(%error, "the lock of the embedded store names no owner");
                 }
-                Ok(Self { _file: file })
+                Ok(Self { file })
             }
             Err(TryLockError::WouldBlock) => Err(OpenError::Locked {
                 path: path.to_owned(),
