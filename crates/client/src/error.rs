@@ -33,7 +33,7 @@ pub enum ClientError {
     #[error("conflict ({reason}): {message}")]
     Conflict { reason: String, message: String },
     /// No router, or no store behind it. `retry_after` if it said so.
-    #[error("unavailable ({reason}): {message}")]
+    #[error("unavailable{}: {message}", bracketed(.reason))]
     Unavailable {
         reason: String,
         message: String,
@@ -53,6 +53,14 @@ pub enum ClientError {
         reason: String,
         message: String,
     },
+}
+
+/// A router that nobody could reach has given no reason.
+fn bracketed(reason: &str) -> String {
+    match reason {
+        "" => String::new(),
+        reason => format!(" ({reason})"),
+    }
 }
 
 impl ClientError {
@@ -302,6 +310,17 @@ mod tests {
             error(Code::Unavailable, "STORE_UNAVAILABLE").reason(),
             "STORE_UNAVAILABLE"
         );
+    }
+
+    #[test]
+    fn a_reason_is_shown_where_there_is_one() {
+        let error = |reason: &str| ClientError::Unavailable {
+            reason: reason.to_owned(),
+            message: "no answer".to_owned(),
+            retry_after: None,
+        };
+        assert_eq!(error("").to_string(), "unavailable: no answer");
+        assert_eq!(error("DRAINING").to_string(), "unavailable (DRAINING): no answer");
     }
 
     #[test]
