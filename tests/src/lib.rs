@@ -33,6 +33,7 @@ mod process;
 mod prometheus;
 mod proxy;
 mod redis;
+pub mod report;
 mod roles;
 pub mod sampler;
 mod sandbox;
