@@ -45,10 +45,15 @@ pub fn payload(bytes: &[u8]) -> Value {
 }
 
 pub fn job(job: &JobView) -> Value {
+    let lost: Vec<Value> = job
+        .lost
+        .iter()
+        .map(|loss| json!({ "at_ms": loss.at_ms, "incarnation": loss.incarnation }))
+        .collect();
     json!({
         "id": job.id.to_string(), "queue": job.queue().as_str(), "state": job.state.as_str(),
         "payload": payload(&job.payload), "headers": job.headers, "key": job.idempotency_key,
-        "attempts": job.attempts, "max_attempts": job.max_attempts, "losses": job.losses, "fence": job.fence,
+        "attempts": job.attempts, "max_attempts": job.max_attempts, "losses": job.losses, "lost": lost, "fence": job.fence,
         "created_ms": job.created_ms, "due_ms": job.due_ms, "deadline_ms": job.deadline_ms,
         "finished_ms": job.finished_ms, "error": job.error, "reason": job.reason, "result": payload(&job.result),
     })

@@ -48,4 +48,4 @@ pub use queue::Queue;
 pub use search::{ActProgress, Acting, JobAction, JobFilter};
 pub use submit::{Submission, Submit};
 pub use tidegate_protocol::domain::{JobId, JobState, QueueName, SubmitOutcome, Submitted};
-pub use view::{ActionResult, JobPage, JobView, QueuePage, QueueView};
+pub use view::{ActionResult, JobPage, JobView, LossView, QueuePage, QueueView};

@@ -25,6 +25,8 @@ pub struct JobView {
     pub max_attempts: u32,
     /// Leases lost because the holding process died.
     pub losses: u32,
+    /// Who lost it and when, oldest first. Empty once it has succeeded.
+    pub lost: Vec<LossView>,
     pub fence: u64,
     pub created_ms: u64,
     /// Scheduled: when it becomes ready. Ready: since when it is.
@@ -41,6 +43,24 @@ pub struct JobView {
     pub session: Option<String>,
     pub traceparent: Option<String>,
     pub tracestate: Option<String>,
+}
+
+/// A lease that ended because its worker process was gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LossView {
+    /// When the store noticed, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// The process that held it, as the logs of workers and routers name it.
+    pub incarnation: String,
+}
+
+impl From<v1::LeaseLoss> for LossView {
+    fn from(loss: v1::LeaseLoss) -> Self {
+        Self {
+            at_ms: loss.at_ms,
+            incarnation: loss.incarnation,
+        }
+    }
 }
 
 impl JobView {
@@ -62,6 +82,7 @@ impl TryFrom<v1::Job> for JobView {
             attempts: job.attempts,
             max_attempts: job.max_attempts,
             losses: job.losses,
+            lost: job.lost.into_iter().map(LossView::from).collect(),
             fence: job.fence,
             created_ms: job.created_at_ms,
             due_ms: job.due_at_ms,

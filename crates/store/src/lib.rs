@@ -19,6 +19,7 @@ mod model;
 mod open;
 pub mod redis;
 pub mod sqlite;
+mod tail;
 mod wake;
 
 use async_trait::async_trait;

@@ -5,7 +5,7 @@
 
 use tidegate_flow::backoff;
 use tidegate_protocol::{
-    domain::{Incarnation, Job, JobState, Lane, Lease, NewJob, Outcome, Policy, Session, Settled},
+    domain::{Incarnation, Job, JobState, Lane, Lease, Loss, NewJob, Outcome, Policy, Session, Settled},
     reason,
 };
 
@@ -84,6 +84,7 @@ pub fn submitted(new: NewJob, now_ms: u64) -> Job {
         attempts: 0,
         losses: 0,
         loss_incarnation: None,
+        lost: Vec::new(),
         releases: 0,
         fence: 0,
         created_ms: now_ms,
@@ -168,6 +169,7 @@ pub fn settled(job: &mut Job, outcome: &Outcome, policy: &Policy, random: f64, n
         Outcome::Succeeded { result } => {
             job.attempts += 1;
             job.result = result.clone();
+            job.lost.clear();
             finish(job, JobState::Succeeded, "", now_ms);
         }
         Outcome::Retry { after_ms, .. } => {
@@ -227,6 +229,10 @@ fn park(job: &mut Job, delay_ms: u64, policy: &Policy, now_ms: u64) {
 pub fn lost(job: &mut Job, policy: &Policy, random: f64, now_ms: u64) {
     job.loss_incarnation = job.lease.as_ref().map(|lease| lease.incarnation);
     job.losses += 1;
+    job.lost.extend(job.loss_incarnation.map(|incarnation| Loss {
+        at_ms: now_ms,
+        incarnation,
+    }));
     job.ran_ms = now_ms;
     raise_fence(job, now_ms);
     if job.losses >= LOSSES_MAX {
@@ -260,6 +266,7 @@ pub fn loss_taken_back(job: &mut Job, incarnation: Incarnation) -> bool {
     if blamed {
         job.losses -= 1;
         job.loss_incarnation = None;
+        job.lost.pop();
     }
     blamed
 }
@@ -281,6 +288,7 @@ pub fn redriven(job: &mut Job, now_ms: u64) {
     job.attempts = 0;
     job.losses = 0;
     job.loss_incarnation = None;
+    job.lost.clear();
     job.releases = 0;
     job.finished_ms = 0;
     job.ran_ms = now_ms;

@@ -242,6 +242,8 @@ impl Parts {
         let pools = self.registry.pools(&deliveries)?;
         let incarnation = Uuid::new_v4();
         let (attach, control) = self.control(incarnation)?;
+        // The name under which lost leases are blamed on this process.
+        tracing::info!(incarnation = %incarnation.simple(), pid = std::process::id(), "worker starts");
         let Self {
             slots,
             drain_timeout,

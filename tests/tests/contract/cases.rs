@@ -1,11 +1,12 @@
 //! The contract, promise by promise.
 
 use tidegate_protocol::{
-    domain::{JobState, LeaseRef, Outcome, Policy, SettleResult, SubmitOutcome},
+    domain::{JobState, LeaseRef, Loss, Outcome, Policy, SettleResult, SubmitOutcome},
     reason,
 };
 use tidegate_store::{
-    Action, ActionAnswer, CapOrder, ListRequest, Reclaim, ReleaseCause, RenewAnswer, StoreError, StoreEvent,
+    Action, ActionAnswer, CapOrder, Clock as _, ListRequest, Reclaim, ReleaseCause, RenewAnswer, StoreError,
+    StoreEvent,
 };
 
 use tidegate_tests::Sandbox;
@@ -47,6 +48,7 @@ contract! {
     an_old_fence_changes_nothing,
     a_settle_repeated_gets_the_same_answer,
     an_expired_lease_comes_back_once_at_once_then_later_then_dead,
+    who_lost_a_job_is_known_until_it_succeeds_or_starts_afresh,
     a_broken_session_leaves_ghosts_where_it_costs,
     a_reclaim_keeps_what_is_listed_and_returns_the_rest,
     a_loss_is_taken_back_when_the_process_is_seen_again,
@@ -265,14 +267,17 @@ async fn a_settle_repeated_gets_the_same_answer(f: Fixture) {
 
 async fn an_expired_lease_comes_back_once_at_once_then_later_then_dead(f: Fixture) {
     let id = f.fill("email", 1).await.remove(0);
+    let mut lost = Vec::new();
     for loss in 1..=3_u128 {
-        assert_eq!(
-            f.lease("email", &Worker::new(loss), 1).await.grants.len(),
-            1,
-            "loss {loss}"
-        );
+        let worker = Worker::new(loss);
+        assert_eq!(f.lease("email", &worker, 1).await.grants.len(), 1, "loss {loss}");
         f.clock.advance(10_000);
         assert_eq!(f.sweep("email").await.reclaimed, 1);
+        lost.push(Loss {
+            at_ms: f.clock.now_ms(),
+            incarnation: worker.incarnation,
+        });
+        assert_eq!(f.get(&id).await.lost, lost);
         if loss == 1 {
             assert_eq!(f.get(&id).await.state, JobState::Ready);
         } else if loss == 2 {
@@ -286,6 +291,30 @@ async fn an_expired_lease_comes_back_once_at_once_then_later_then_dead(f: Fixtur
         (dead.state, dead.reason.as_str(), dead.attempts),
         (JobState::Dead, reason::LEASE_LOST, 0)
     );
+    assert!(dead.result.is_empty(), "it has none");
+}
+
+async fn who_lost_a_job_is_known_until_it_succeeds_or_starts_afresh(f: Fixture) {
+    let ids = f.fill("email", 2).await;
+    let (away, heir) = (Worker::new(1), Worker::new(2));
+    f.lease("email", &away, 2).await;
+    f.release("email", &away, ReleaseCause::Broken).await;
+    for id in &ids {
+        assert_eq!(f.get(id).await.lost.len(), 1);
+    }
+    let held = f.lease("email", &heir, 2).await.grants;
+    let [first, second] = [lease_of(&held[0].job), lease_of(&held[1].job)];
+    f.settle(&first, ok()).await;
+    f.settle(&second, Outcome::Failed { error: "no".into() }).await;
+    let (done, dead) = (f.get(&first.id).await, f.get(&second.id).await);
+    assert_eq!(
+        (done.losses, done.lost.len(), &done.result[..]),
+        (1, 0, &b"done"[..])
+    );
+    assert_eq!((dead.losses, dead.lost.len()), (1, 1));
+    f.store.act(Action::Redrive, vec![second.id.clone()]).await;
+    let afresh = f.get(&second.id).await;
+    assert_eq!((afresh.losses, afresh.lost.len()), (0, 0));
 }
 
 async fn a_broken_session_leaves_ghosts_where_it_costs(f: Fixture) {
@@ -357,7 +386,8 @@ async fn a_loss_is_taken_back_when_the_process_is_seen_again(f: Fixture) {
     let old = Worker::new(1);
     f.lease("email", &old, 1).await;
     f.release("email", &old, ReleaseCause::Broken).await;
-    assert_eq!(f.get(&id).await.losses, 1);
+    let lost = f.get(&id).await;
+    assert_eq!((lost.losses, lost.lost.len()), (1, 1));
     let new = old.reconnected(2);
     let reclaim = Reclaim {
         session: new.session,
@@ -367,7 +397,8 @@ async fn a_loss_is_taken_back_when_the_process_is_seen_again(f: Fixture) {
         leases: vec![],
     };
     f.store.reclaim(reclaim).await.unwrap();
-    assert_eq!(f.get(&id).await.losses, 0);
+    let found = f.get(&id).await;
+    assert_eq!((found.losses, found.lost.len()), (0, 0));
 }
 
 async fn the_cap_is_never_exceeded(f: Fixture) {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::{
-    domain::{Job, JobId, JobState, NewJob, PayloadHash, QueueName, SubmitOutcome, Submitted},
+    domain::{Job, JobId, JobState, Loss, NewJob, PayloadHash, QueueName, SubmitOutcome, Submitted},
     limits, reason, v1,
 };
 
@@ -154,6 +154,7 @@ pub fn job(job: Job, max_attempts: u32) -> v1::Job {
         attempts: job.attempts,
         max_attempts,
         losses: job.losses,
+        lost: job.lost.iter().map(v1::LeaseLoss::from).collect(),
         fence: job.fence,
         created_at_ms: job.created_ms,
         due_at_ms: job.due_ms,
@@ -166,6 +167,15 @@ pub fn job(job: Job, max_attempts: u32) -> v1::Job {
         session,
         traceparent: job.traceparent.unwrap_or_default(),
         tracestate: job.tracestate.unwrap_or_default(),
+    }
+}
+
+impl From<&Loss> for v1::LeaseLoss {
+    fn from(loss: &Loss) -> Self {
+        Self {
+            at_ms: loss.at_ms,
+            incarnation: loss.incarnation.to_string(),
+        }
     }
 }
 

@@ -173,6 +173,15 @@ pub struct Settled {
     pub outcome: OutcomeKind,
 }
 
+/// A lease that ended because its process was gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Loss {
+    /// When the store noticed.
+    pub at_ms: u64,
+    /// The process that held it.
+    pub incarnation: Incarnation,
+}
+
 /// A job as the store keeps it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Job {
@@ -193,6 +202,8 @@ pub struct Job {
     pub losses: u32,
     /// The process that the last counted loss is blamed on; a later hello of it takes the loss back.
     pub loss_incarnation: Option<Incarnation>,
+    /// Who lost it and when, oldest first: one for each of `losses`. Forgotten once it succeeds.
+    pub lost: Vec<Loss>,
     /// `released` outcomes in a row.
     pub releases: u32,
     /// 0 until the first lease.

@@ -11,7 +11,7 @@ mod resource;
 
 pub use id::{Incarnation, InvalidJobId, InvalidQueueName, JobId, LocalId, QueueName, Session};
 pub use job::{
-    Job, JobState, Lane, Lease, NewJob, OutcomeKind, PayloadHash, Settled, SubmitOutcome, Submitted,
+    Job, JobState, Lane, Lease, Loss, NewJob, OutcomeKind, PayloadHash, Settled, SubmitOutcome, Submitted,
 };
 pub use lease::{FailureClass, LeaseRef, Outcome, SettleResult, Settlement};
 pub use policy::{Cap, CapRecord, Policy, ResourceCost, Retry, Strategy, Version, WhenDown};

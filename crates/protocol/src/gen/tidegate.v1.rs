@@ -1759,6 +1759,19 @@ pub struct Job {
     pub traceparent: ::prost::alloc::string::String,
     #[prost(string, tag = "21")]
     pub tracestate: ::prost::alloc::string::String,
+    /// Who lost it and when, oldest first: one for each of `losses`. Forgotten once it succeeds.
+    #[prost(message, repeated, tag = "22")]
+    pub lost: ::prost::alloc::vec::Vec<LeaseLoss>,
+}
+/// A lease that ended because its worker process was gone.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseLoss {
+    /// When the store noticed.
+    #[prost(uint64, tag = "1")]
+    pub at_ms: u64,
+    /// The process that held it: a worker logs its incarnation when it starts, and a router when it connects.
+    #[prost(string, tag = "2")]
+    pub incarnation: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetJobRequest {

@@ -18,7 +18,7 @@ use super::{
     queue::{Counters, Kept},
     slots::Slot,
 };
-use crate::{Durability, StoreResult};
+use crate::{Durability, StoreResult, tail};
 
 /// What an operation asks of the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,7 +146,8 @@ pub struct Progress {
     pub settled: Option<Settled>,
     pub error: String,
     pub reason: String,
-    pub result: Bytes,
+    /// Result or losses, see [`tail`].
+    pub tail: Bytes,
 }
 
 impl Progress {
@@ -169,7 +170,7 @@ impl Progress {
             settled: job.settled,
             error: job.error.clone(),
             reason: job.reason.clone(),
-            result: job.result.clone(),
+            tail: tail::of(job),
         }
     }
 

@@ -12,7 +12,7 @@ use tidegate_protocol::{
 };
 use uuid::Uuid;
 
-use crate::{StoreError, StoreResult};
+use crate::{StoreError, StoreResult, tail};
 
 const FORMAT_VERSION: u8 = 2;
 const NUMBER_MAX: u64 = (1 << 53) - 1;
@@ -89,8 +89,8 @@ pub(crate) fn decode(id: JobId, head: &[u8], body: Bytes, until_ms: u64) -> Stor
         return Err(corrupt(&unknown_format(head.version)));
     }
     let error = reader.text(head.error_len).ok_or_else(|| corrupt("error"))?;
-    let result = Bytes::copy_from_slice(reader.0);
     let state = JobState::from_code(head.state).ok_or_else(|| corrupt("state"))?;
+    let (result, lost) = tail::read(state, reader.0).ok_or_else(|| corrupt("losses"))?;
     let [
         fence,
         _seq,
@@ -120,6 +120,7 @@ pub(crate) fn decode(id: JobId, head: &[u8], body: Bytes, until_ms: u64) -> Stor
         attempts: head.attempts,
         losses: head.losses,
         loss_incarnation: (!blamed.is_nil()).then_some(Incarnation(blamed)),
+        lost,
         releases: head.releases,
         fence,
         created_ms: body.created_ms,

@@ -13,11 +13,14 @@ use tidegate_protocol::domain::{
 use uuid::Uuid;
 
 use super::statement::{Many, Values};
-use crate::memory::{
-    KeyEntry,
-    journal::{Progress, Record},
-    queue::Counters,
-    slots::Slot,
+use crate::{
+    memory::{
+        KeyEntry,
+        journal::{Progress, Record},
+        queue::Counters,
+        slots::Slot,
+    },
+    tail,
 };
 
 /// Rows of one queue have numbers of their own: more queues or jobs than this leaves room for cannot be.
@@ -163,10 +166,10 @@ pub(super) fn put_progress(values: &mut Values, (id, now): &(i64, &Progress)) ->
         .put(now.settled.map(|settled| i64::from(settled.outcome.code())))?
         .put(non_empty(&now.error))?
         .put(non_empty(&now.reason))?;
-    if now.result.is_empty() {
+    if now.tail.is_empty() {
         values.put(None::<&[u8]>)?;
     } else {
-        values.put_blob(&now.result)?;
+        values.put_blob(&now.tail)?;
     }
     Ok(())
 }
@@ -231,6 +234,7 @@ pub(super) fn job(row: &SqliteRow, queue: QueueName) -> anyhow::Result<(Job, Opt
         attempts: 0,
         losses: 0,
         loss_incarnation: None,
+        lost: Vec::new(),
         releases: 0,
         fence: 0,
         created_ms,
@@ -294,7 +298,9 @@ fn progress(row: &SqliteRow, job: &mut Job) -> anyhow::Result<Option<i64>> {
     );
     job.error = row.try_get::<Option<_>, _>(at(16))?.unwrap_or_default();
     job.reason = row.try_get::<Option<_>, _>(at(17))?.unwrap_or_default();
-    job.result = Bytes::copy_from_slice(row.try_get::<Option<_>, _>(at(18))?.unwrap_or_default());
+    let tail = row.try_get::<Option<_>, _>(at(18))?.unwrap_or_default();
+    (job.result, job.lost) =
+        tail::read(job.state, tail).with_context(|| format!("losses of job {}", job.id))?;
     Ok(row.try_get(at(2))?)
 }
 

@@ -54,9 +54,13 @@ async fn a_job_that_kills_its_workers_is_dead_after_three_of_them() {
         .await;
     let client = cluster.client();
     let id = submit_all(&cluster.direct_urls(), "poison", 1).await.remove(0);
+    let mut killed = Vec::new();
     for losses in 1..=3 {
         let worker = cluster.workers.pop().expect("there is one");
         worker.process.wait_exit(PATIENCE).await;
+        let said = worker.process.wait_for_line("worker starts", PATIENCE).await;
+        let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+        killed.push(said["incarnation"].as_str().expect("who it is").to_owned());
         let job = job_when(&client, &id, "is lost once more", |job| job.losses == losses).await;
         assert_eq!(
             (job.attempts, job.state.is_terminal()),
@@ -86,6 +90,14 @@ async fn a_job_that_kills_its_workers_is_dead_after_three_of_them() {
         (&"dead".into(), &"LEASE_LOST".into(), &3.into(), &0.into()),
         "{shown}"
     );
+    let lost = shown["lost"].as_array().expect("its history");
+    let blamed: Vec<_> = lost
+        .iter()
+        .filter_map(|loss| loss["incarnation"].as_str())
+        .collect();
+    assert_eq!(blamed, killed, "the processes that it took down, in turn");
+    let when: Vec<_> = lost.iter().filter_map(|loss| loss["at_ms"].as_u64()).collect();
+    assert!(when.len() == 3 && when.is_sorted() && when[0] > 0, "{when:?}");
     let error = shown["error"].as_str().unwrap_or_default();
     assert!(error.contains("the worker process died"), "{error}");
 }

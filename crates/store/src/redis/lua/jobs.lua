@@ -7,7 +7,8 @@ local FORMAT_VERSION = 2
 -- the payload. Lua takes what it needs by place.
 local KEY_END_AT, FLAGS_AT, KEY_AT = 7, 11, 29
 local WANT_RESULT, HAS_KEY = 1, 2
--- Head: numbers and ids by the places below, then error and result.
+-- Head: numbers and ids by the places below, then the error, and the result of a success or the losses of
+-- any other job.
 local HEAD, HEAD_BYTES = '>BBBBBBI4I4I4I8I8I8I8I8I8I8I4c16c16c16I4', 130
 local VERSION, STATE, LANE, FLAGS, REASON, OUTCOME, ATTEMPTS, LOSSES, RELEASES = 1, 2, 3, 4, 5, 6, 7, 8, 9
 -- DUE, RAN: 0 = since it was created. KEY_END: 0 = it has no key.

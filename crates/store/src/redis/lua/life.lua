@@ -10,7 +10,7 @@ local ATTEMPTS_EXHAUSTED, FAILED, INVALID, LEASE_LOST, PARKED_TOO_LONG = 1, 2, 3
 local O_RETRY, O_FAILED, O_INVALID, O_RELEASED, O_THROTTLED = 2, 3, 4, 5, 6
 local RELEASES_FREE, RELEASE_WAIT_MS = 2, 1000
 local THROTTLE_WAIT_MS_MIN = 500
-local LOSSES_MAX = 3
+local LOSSES_MAX, LOSS_BYTES = 3, 24
 
 function jitter(seed, fence, id)
   local m = 2147483647
@@ -97,6 +97,8 @@ end
 
 function lost(job, random)
   job[BLAMED], job[LOSSES], job[RAN] = job[INCARNATION], job[LOSSES] + 1, NOW
+  -- Who and when: where a success has its result.
+  job.result = result_of(job) .. spack('>I8c16', NOW, job[INCARNATION])
   raise_fence(job)
   local losses = job[LOSSES]
   if losses >= LOSSES_MAX then
@@ -113,6 +115,7 @@ end
 
 function loss_taken_back(job)
   job[LOSSES], job[BLAMED] = job[LOSSES] - 1, NOBODY
+  job.result = sub(result_of(job), 1, -LOSS_BYTES - 1)
 end
 
 function cancelled(job)
@@ -127,7 +130,7 @@ end
 function redriven(job)
   raise_fence(job)
   job[ATTEMPTS], job[LOSSES], job[BLAMED], job[RELEASES] = 0, 0, NOBODY, 0
-  job[FINISHED], job[RAN], job[REASON] = 0, NOW, 0
+  job[FINISHED], job[RAN], job[REASON], job.result = 0, NOW, 0, ''
   if past_deadline(job) then job[DEADLINE] = 0 end
   make_ready(job)
 end
