@@ -1,7 +1,7 @@
 //! Looks at the truth every 100 ms while a test goes on, and judges afterwards.
 
 use crate::roles::{WorkerProc, try_http_get};
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 use tidegate_client::{Client, QueueView};
@@ -108,15 +108,21 @@ pub fn slots(client: &Client, queue: &str) -> Sampler<u64> {
 
 /// Sessions of a role that are inside the function `work` right now, as Postgres itself knows.
 pub fn at_work(postgres_url: &str, role: &str) -> Sampler<i64> {
-    const LOOK: &str = "SELECT count(*) FROM pg_stat_activity \
-        WHERE usename = $1 AND state = 'active' AND query LIKE 'SELECT work(%'";
-    let (url, name) = (postgres_url.to_owned(), role.to_owned());
-    Sampler::start(format!("sessions of {role} at work"), move || {
-        let (url, name) = (url.clone(), name.clone());
+    let look = format!(
+        "SELECT count(*) FROM pg_stat_activity \
+        WHERE usename = '{role}' AND state = 'active' AND query LIKE 'SELECT work(%'"
+    );
+    number(postgres_url, look)
+}
+
+/// What a statement answers that gives one number.
+pub fn number(postgres_url: &str, statement: impl Into<String>) -> Sampler<i64> {
+    let (url, statement) = (postgres_url.to_owned(), statement.into());
+    Sampler::start(statement.clone(), move || {
+        let (url, statement) = (url.clone(), AssertSqlSafe(statement.clone()));
         async move {
             let mut session = PgConnection::connect(&url).await.ok()?;
-            let look = sqlx::query_scalar::<_, i64>(LOOK).bind(name);
-            let count = look.fetch_one(&mut session).await.ok()?;
+            let count = sqlx::query_scalar(statement).fetch_one(&mut session).await.ok()?;
             session.close().await.ok()?;
             Some(count)
         }

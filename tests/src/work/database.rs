@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use sqlx::{
-    PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
+use sqlx::postgres::PgConnectOptions;
+use tidegate_worker::{
+    JobContext, JobError,
+    postgres::{TargetPool, TargetPoolOptions},
 };
-use tidegate_worker::{FailureClass, JobContext, JobError};
+
+use super::Args;
 
 /// What the superuser makes first. A row in `runs` is one run of one job; `effects` has what a run did, by fence, so that
 /// a run that was cut off cannot do it over a later one. A session in `work` is one at work.
@@ -18,62 +20,65 @@ pub const SCHEMA: &str = "\
 #[derive(Clone)]
 pub(super) struct Database {
     /// `None`: no work of this kind was asked for.
-    pool: Option<PgPool>,
+    pub(super) pool: Option<TargetPool>,
     worker: String,
 }
 
 impl Database {
-    /// Connects when there is work: one session a slot, so that the pool is never what limits.
-    pub(super) fn connect(url: &str, worker: &str, slots: u32) -> anyhow::Result<Self> {
-        let pool = match url {
+    /// Connects when there is work.
+    pub(super) fn new(args: &Args) -> anyhow::Result<Self> {
+        let pool = match args.postgres.as_str() {
             "" => None,
-            url => {
-                let options: PgConnectOptions = url.parse()?;
-                let options = options.application_name(worker);
-                Some(
-                    PgPoolOptions::new()
-                        .max_connections(slots)
-                        .connect_lazy_with(options),
-                )
-            }
+            url => Some(pool(url, args)?),
         };
         Ok(Self {
             pool,
-            worker: worker.to_owned(),
+            worker: args.name.clone(),
         })
     }
 
-    pub(super) async fn work(&self, context: &JobContext, time: Duration) -> Result<(), JobError> {
+    pub(super) async fn work(
+        &self,
+        context: &JobContext,
+        pause: Duration,
+        time: Duration,
+    ) -> Result<(), JobError> {
         let pool = self
             .pool
             .as_ref()
             .ok_or_else(|| JobError::failed("no --postgres"))?;
         let ms = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-        let mut session = pool.acquire().await.map_err(classed)?;
+        let mut session = pool.acquire().await?;
         sqlx::query("INSERT INTO runs VALUES ($1, $2, $3)")
             .bind(context.job_id().to_string())
             .bind(i64::try_from(context.fence()).unwrap_or(i64::MAX))
             .bind(&self.worker)
+            .persistent(false)
             .execute(&mut *session)
-            .await
-            .map_err(classed)?;
+            .await?;
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
         sqlx::query("SELECT work($1)")
             .bind(ms)
+            .persistent(false)
             .execute(&mut *session)
-            .await
-            .map_err(classed)?;
+            .await?;
         Ok(())
     }
 }
 
-fn classed(error: sqlx::Error) -> JobError {
-    let text = error.to_string();
-    let full = text.contains("too many") || text.contains("remaining connection slots");
-    let class = match &error {
-        sqlx::Error::Io(_) => FailureClass::Down,
-        sqlx::Error::PoolTimedOut => FailureClass::Overload,
-        _ if full => FailureClass::Overload,
-        _ => FailureClass::Error,
+fn pool(url: &str, args: &Args) -> anyhow::Result<TargetPool> {
+    let connect: PgConnectOptions = url.parse()?;
+    let options = TargetPoolOptions {
+        ceiling: args.slots,
+        cut_off: args.cut_off_ms.map(Duration::from_millis),
+        ..TargetPoolOptions::default()
     };
-    JobError::retry(text).with_class(class)
+    let pool = TargetPool::with(connect.application_name(&args.name), options);
+    if args.pool.is_none() {
+        // It is never what limits.
+        pool.set_target(args.slots);
+    }
+    Ok(pool)
 }

@@ -41,6 +41,12 @@ pub struct Args {
     /// Where the kind `postgres` does its work
     #[arg(long, default_value = "")]
     postgres: String,
+    /// The resource that it is, so that its pool follows the target; without it the pool has a session a slot
+    #[arg(long)]
+    pool: Option<String>,
+    /// See `TargetPoolOptions::cut_off`
+    #[arg(long)]
+    cut_off_ms: Option<u64>,
     #[arg(long, default_value = "test-worker")]
     name: String,
     #[arg(long, default_value = "127.0.0.1:0")]
@@ -57,6 +63,8 @@ pub enum Work {
     Postgres,
     /// Computes for ever on a thread of the runtime
     Loop,
+    /// Holds a thread of the runtime for ever
+    Block,
     Panic,
     /// Waits for something that never comes
     Never,
@@ -75,6 +83,8 @@ fn queue(text: &str) -> Result<(String, Work), String> {
 #[serde(default)]
 struct Payload {
     ms: u64,
+    /// Before the statement that takes so long, while a session is held.
+    pause_ms: u64,
 }
 
 struct Handler {
@@ -86,20 +96,23 @@ struct Handler {
 impl Delivery for Handler {
     async fn deliver(&self, job: Job) -> Verdict {
         let payload: Payload = serde_json::from_slice(&job.payload).unwrap_or_default();
-        let done = self.run(&job.context, Duration::from_millis(payload.ms)).await;
+        let done = self.run(&job.context, &payload).await;
         done.map_or_else(Verdict::from, |()| Verdict::succeeded("\"done\""))
     }
 }
 
 impl Handler {
-    async fn run(&self, context: &JobContext, time: Duration) -> Result<(), JobError> {
+    async fn run(&self, context: &JobContext, payload: &Payload) -> Result<(), JobError> {
+        let time = Duration::from_millis(payload.ms);
+        let pause = Duration::from_millis(payload.pause_ms);
         match self.work {
             Work::Noop => {}
             Work::Sleep => tokio::time::sleep(time).await,
-            Work::Postgres => self.database.work(context, time).await?,
+            Work::Postgres => self.database.work(context, pause, time).await?,
             Work::Loop => loop {
                 std::hint::spin_loop();
             },
+            Work::Block => std::thread::sleep(FOR_EVER),
             Work::Panic => panic!("as it was told"),
             Work::Abort => std::process::abort(),
             Work::Never => std::future::pending().await,
@@ -125,12 +138,17 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         CancellationToken::new(),
     );
     tokio::spawn(serving);
-    let database = Database::connect(&args.postgres, &args.name, args.slots)?;
+    let database = Database::new(&args)?;
     let mut worker = Worker::connect(args.routers, args.controllers)
         .name(args.name)
         .slots(args.slots)
         .drain_timeout(Duration::from_secs(args.drain_seconds))
         .on_connected(move |_| println!("ready role=worker metrics={metrics}"));
+    if let (Some(resource), Some(pool)) = (args.pool, database.pool.clone()) {
+        let uses = |queue: &&(String, Work)| matches!(queue.1, Work::Postgres);
+        let queues = args.queues.iter().filter(uses).map(|(name, _)| name.clone());
+        worker = worker.pool(resource, queues.collect::<Vec<_>>(), pool);
+    }
     for (queue, work) in args.queues {
         let database = database.clone();
         worker = worker.deliver(queue, Handler { work, database });

@@ -4,13 +4,19 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use tidegate_tests::{PgBouncer, PgBouncerOptions, Postgres, PostgresOptions, Sandbox, eventually};
+use tidegate_tests::{
+    Cluster, PgBouncer, PgBouncerOptions, Postgres, PostgresOptions, Process, Runs, Sandbox, eventually,
+    sampler,
+};
 use tidegate_worker::{
     FailureClass, JobError, PoolStats, Verdict,
     postgres::{TargetPool, TargetPoolOptions},
 };
 
+use crate::producer::{new_job, try_batch};
+
 const SOON: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn pool(url: &str, acquire_ms: u64) -> TargetPool {
     let options = TargetPoolOptions {
@@ -21,10 +27,11 @@ fn pool(url: &str, acquire_ms: u64) -> TargetPool {
     TargetPool::with(url.parse().expect("a URL"), options)
 }
 
+const SESSIONS: &str = "select count(*) from pg_stat_activity where usename = 'app' and state is not null";
+
 /// Sessions of the role, as the server sees them.
 async fn sessions(postgres: &Postgres<'_>) -> i64 {
-    let sql = "select count(*) from pg_stat_activity where usename = 'app' and state is not null";
-    postgres.number(sql).await
+    postgres.number(SESSIONS).await
 }
 
 async fn class_of(pool: &TargetPool, sql: &'static str) -> (Option<FailureClass>, String) {
@@ -225,4 +232,70 @@ async fn what_a_dropped_handler_leaves_behind_is_gone_at_once() {
             .expect("updated");
     }
     assert!(pool.usage().in_use <= 1, "places come back");
+}
+
+/// Always `max`, so that the numbers are known.
+fn twelve_then(max: u32) -> String {
+    format!(
+        "[resources.pg-main]\ncapacity = 40\n\
+         [queues.pg]\nstrategy = \"fixed\"\nmax = {max}\ncosts = {{ pg-main = 1 }}\n"
+    )
+}
+
+/// Two workers and a controller: what it gives the queue is how many sessions the database sees, idle ones included.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_pools_of_a_fleet_have_as_many_sessions_as_the_controller_gives() {
+    let sandbox = Sandbox::new();
+    let cluster = Cluster::builder()
+        .postgres(PostgresOptions::default(), 50)
+        .policies(twelve_then(12))
+        .controllers(1, "[controller]\ntick = \"1s\"\n")
+        .workers(2, Runs::work(&[("pg", "postgres")]))
+        .worker_args(&["--pool", "pg-main"])
+        .start(&sandbox)
+        .await;
+    let postgres = cluster.postgres.as_ref().expect("it was asked for");
+    for _ in 0..2 {
+        let jobs: Vec<_> = (0..750)
+            .map(|_| new_job("pg", "{\"ms\":50}".to_owned()))
+            .collect();
+        try_batch(cluster.direct_urls().remove(0), &jobs)
+            .await
+            .expect("acknowledged");
+    }
+    eventually(PATIENCE, "all twelve sessions are there", async || {
+        (postgres.number(SESSIONS).await == 12).then_some(())
+    })
+    .await;
+    let before = sampler::number(&postgres.url(), SESSIONS);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(before.stop().await.never_above(12).highest(), Some(12));
+
+    let file = sandbox.write("four.toml", &twelve_then(4));
+    let url = cluster.controllers[0].grpc_url();
+    let apply = ["control", "policy", "apply", &file, "--controller", &url];
+    let applied = Process::tidegate(&sandbox, apply, &[]);
+    assert_eq!(applied.wait_exit(PATIENCE).await, 0, "{}", applied.tail());
+    eventually(PATIENCE, "four are left", async || {
+        (postgres.number(SESSIONS).await <= 4).then_some(())
+    })
+    .await;
+    let after = sampler::number(&postgres.url(), SESSIONS);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(
+        after.stop().await.never_above(4).highest(),
+        Some(4),
+        "and they work"
+    );
+
+    let client = cluster.client();
+    eventually(PATIENCE, "every job succeeds", async || {
+        let queue = client.get_queue("pg").await.ok()?;
+        (queue.succeeded_total == 1_500).then_some(())
+    })
+    .await;
+    eventually(Duration::from_secs(15), "none is left", async || {
+        (postgres.number(SESSIONS).await == 0).then_some(())
+    })
+    .await;
 }

@@ -26,6 +26,13 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// For what a handler left on the connection: a rollback, or the rest of an answer. One that needs longer is closed.
 const CLEAN_MAX: Duration = Duration::from_secs(1);
 
+/// What the server is told of [`TargetPoolOptions::cut_off`].
+const CUT_OFF: [&str; 3] = [
+    "statement_timeout",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+];
+
 /// How a [`TargetPool`] is bounded.
 #[derive(Debug, Clone)]
 pub struct TargetPoolOptions {
@@ -35,6 +42,10 @@ pub struct TargetPoolOptions {
     pub per_job: u32,
     /// How long a caller waits for its turn; then the error is `sqlx::Error::PoolTimedOut`, which is overload.
     pub acquire_timeout: Duration,
+    /// The server ends a statement that takes longer, and closes a session that a handler holds without using it for as
+    /// long. So what a frozen process left in the middle of its work is over before others have its jobs: half the lease
+    /// ttl of the queues is right. `None`: what the role says. Needs PostgreSQL 14; a PgBouncer refuses it.
+    pub cut_off: Option<Duration>,
 }
 
 impl Default for TargetPoolOptions {
@@ -43,6 +54,7 @@ impl Default for TargetPoolOptions {
             ceiling: 100,
             per_job: 1,
             acquire_timeout: Duration::from_secs(5),
+            cut_off: None,
         }
     }
 }
@@ -87,6 +99,11 @@ impl TargetPool {
     }
 
     pub fn with(connect: PgConnectOptions, options: TargetPoolOptions) -> Self {
+        let cut_off = options.cut_off.map(|after| after.as_millis().max(1));
+        let connect = match cut_off {
+            Some(ms) => connect.options(CUT_OFF.map(|name| (name, format!("{ms}ms")))),
+            None => connect,
+        };
         let inner = Inner {
             gate: Gate::new(options.per_job.clamp(1, options.ceiling.max(1))),
             connect,

@@ -8,14 +8,25 @@ use super::{PATIENCE, all_succeeded};
 use crate::producer::{new_job, try_batch};
 
 const CAP: i64 = 6;
-/// A ttl of 3 s: the margin is 0.6 s, so statements must not take 2.4 s.
+/// A ttl of 3 s: half of it is how long a session may stand still.
 const POLICIES: &str = "[queues.pg]\ncosts = { pg-main = 1 }\ncap = 6\nretry_cap = 6\nlease_ttl = \"3s\"\n";
 const AT_WORK: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT work(%'";
-const STATEMENT_TIMEOUT: &str = "ALTER ROLE app SET statement_timeout = '2s'";
+const HELD: &str = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app' AND state = 'idle'";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_frozen_past_its_leases_records_nothing_and_no_session_is_above_the_cap() {
+async fn a_worker_frozen_inside_its_statements_records_nothing_and_no_session_is_above_the_cap() {
+    frozen_past_its_leases("{\"ms\":1200}", AT_WORK).await;
+}
+
+/// What follows would begin when it goes on, before it is told that its leases are over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_frozen_between_two_statements_does_not_begin_the_second() {
+    frozen_past_its_leases("{\"ms\":1200,\"pause_ms\":1000}", HELD).await;
+}
+
+/// Stands still when as many sessions as its cap are in the state that `until` counts.
+async fn frozen_past_its_leases(payload: &str, until: &str) {
     const JOBS: u64 = 36;
     let sandbox = Sandbox::new();
     let mut cluster = Cluster::builder()
@@ -23,23 +34,19 @@ async fn a_worker_frozen_past_its_leases_records_nothing_and_no_session_is_above
         .postgres(PostgresOptions::default(), 50)
         .policies(POLICIES)
         .workers(1, Runs::work(&[("pg", "postgres")]))
+        .worker_args(&["--cut-off-ms", "1500"])
         .start(&sandbox)
         .await;
     let postgres = cluster.postgres.as_ref().expect("it was asked for");
-    postgres.must(STATEMENT_TIMEOUT).await;
     let (client, url) = (cluster.client(), postgres.url());
     let at_work = sampler::at_work(&url, "app");
     let slots = sampler::slots(&client, "pg");
-    let jobs: Vec<_> = (0..JOBS)
-        .map(|_| new_job("pg", "{\"ms\":1500}".to_owned()))
-        .collect();
+    let jobs: Vec<_> = (0..JOBS).map(|_| new_job("pg", payload.to_owned())).collect();
     try_batch(cluster.direct_urls().remove(0), &jobs)
         .await
         .expect("acknowledged");
-    // All inside their statements, and none near its end: a handler that stands between two would start the second one
-    // when it goes on, before it is told that its lease is over.
     eventually(PATIENCE, "the worker is at its cap", async || {
-        (postgres.number(AT_WORK).await == CAP).then_some(())
+        (postgres.number(until).await == CAP).then_some(())
     })
     .await;
     cluster.workers[0].process.freeze();
