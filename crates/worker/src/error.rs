@@ -1,7 +1,9 @@
 //! Why a worker does not start, or stops.
 
+use std::collections::HashMap;
+
 use tidegate_client::{ClientError, control::InvalidController};
-use tidegate_protocol::limits::QUEUES_PER_WORKER_MAX;
+use tidegate_protocol::{domain::QueueName, limits::QUEUES_PER_WORKER_MAX};
 
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -35,8 +37,22 @@ pub enum WorkerError {
     /// this error it exits (code 1), if it has not done so by itself.
     #[error("{count} handlers outlived their cancel or timeout ({queues}): a worker with more than {max} of those exits", max = crate::OVERDUE_MAX)]
     TooManyOverdue { count: u32, queues: String },
+    /// The same end, with fewer of them.
+    #[error(
+        "{count} handlers outlived their cancel or timeout ({queues}) and hold every slot or every thread: nothing else can run here"
+    )]
+    Stuck { count: u32, queues: String },
     #[error("the thread that keeps the leases could not be started")]
     Thread(#[source] std::io::Error),
     #[error("the thread that keeps the leases ended: {0}")]
     LinkDied(&'static str),
+}
+
+impl WorkerError {
+    /// How many handlers of which queues, for people.
+    pub(crate) fn queues(counts: &HashMap<&QueueName, u32>) -> String {
+        let mut queues: Vec<String> = counts.iter().map(|(queue, n)| format!("{queue}: {n}")).collect();
+        queues.sort();
+        queues.join(", ")
+    }
 }

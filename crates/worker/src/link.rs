@@ -143,16 +143,21 @@ impl Link {
             while let Ok(ended) = self.ports.ended.try_recv() {
                 self.core.ended(now_ms, ended);
             }
-            if let Err(error) = self.core.tick(now_ms) {
-                exit::soon();
-                return Err(error);
-            }
+            self.core.tick(now_ms).inspect_err(exit::soon)?;
             if let Some(control) = &mut self.control {
                 control.tick(now_ms, &mut self.core);
             }
             self.watch_router(now_ms);
             self.flush(now_ms);
-            self.write_gauges(now_ms);
+            if now_ms >= self.gauges_ms {
+                self.gauges_ms = now_ms + GAUGES_EVERY_MS;
+                self.write_gauges(now_ms);
+                let starts = &self.ports.starts;
+                let untaken = starts.capacity() < starts.max_capacity();
+                self.core
+                    .watch_handlers(now_ms, untaken)
+                    .inspect_err(exit::soon)?;
+            }
             if self.core.is_drained(now_ms) {
                 return self.leave().await;
             }
@@ -331,13 +336,10 @@ impl Link {
         clock::now() + Duration::from_millis(wait_ms)
     }
 
-    fn write_gauges(&mut self, now_ms: u64) {
-        if now_ms >= self.gauges_ms {
-            self.gauges_ms = now_ms + GAUGES_EVERY_MS;
-            let circuit = |queue: &_| self.core.circuit(queue);
-            let overdue = self.core.overdue(now_ms);
-            self.instruments.usage(self.core.usage(), &overdue, circuit);
-        }
+    fn write_gauges(&self, now_ms: u64) {
+        let circuit = |queue: &_| self.core.circuit(queue);
+        let overdue = self.core.overdue(now_ms);
+        self.instruments.usage(self.core.usage(), &overdue, circuit);
     }
 
     fn address(&self) -> String {

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use tidegate_tests::work;
 
-#[tokio::main]
+/// Two threads on every machine: a test knows how many handlers hold them all.
+#[tokio::main(worker_threads = 2)]
 async fn main() -> ExitCode {
     match work::run(work::Args::parse()).await {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,6 +5,7 @@
 
 mod control;
 mod received;
+mod stuck;
 mod time;
 
 use std::collections::HashMap;
@@ -151,6 +152,9 @@ pub(crate) struct Core {
     /// No attempt times out or becomes overdue before this; may be too early, never too late.
     scan_at_ms: u64,
     rotate_at_ms: u64,
+    /// When an attempt ended last.
+    ended_ms: u64,
+    stuck_since_ms: Option<u64>,
     drain: Option<Drain>,
 }
 
@@ -173,6 +177,8 @@ impl Core {
             closed_sessions: Vec::new(),
             scan_at_ms: u64::MAX,
             rotate_at_ms: 0,
+            ended_ms: 0,
+            stuck_since_ms: None,
             drain: None,
         }
     }

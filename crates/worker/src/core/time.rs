@@ -46,6 +46,7 @@ impl Core {
         let Some(job) = self.jobs.remove(&ended.lease) else {
             return;
         };
+        self.ended_ms = now_ms;
         self.permits.give_back(&job.queue);
         self.leases.settle(&ended.lease);
         let progress = job.stop.heartbeat().progress();
@@ -133,11 +134,9 @@ impl Core {
         if count as usize <= OVERDUE_MAX {
             return Ok(());
         }
-        let mut queues: Vec<String> = overdue.iter().map(|(queue, n)| format!("{queue}: {n}")).collect();
-        queues.sort();
         Err(WorkerError::TooManyOverdue {
             count,
-            queues: queues.join(", "),
+            queues: WorkerError::queues(&overdue),
         })
     }
 

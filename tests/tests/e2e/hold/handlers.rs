@@ -13,6 +13,7 @@ const POLICIES: &str = "\
     [queues.panic]\nretry = { max_attempts = 1 }\n\
     [queues.never]\ntimeout = \"1s\"\nretry = { max_attempts = 1 }\n\
     [queues.deaf]\nretry = { max_attempts = 1 }\n\
+    [queues.block]\ntimeout = \"1s\"\nretry = { max_attempts = 1 }\n\
     [queues.stuck]\ntimeout = \"1s\"\nretry = { max_attempts = 1 }\n";
 
 async fn overdue(worker: &WorkerProc, queue: &str) {
@@ -98,4 +99,31 @@ async fn a_worker_with_more_than_eight_handlers_that_nothing_ends_exits_and_says
     assert_eq!(code, 1, "{}", worker.tail());
     let said = "9 handlers outlived their cancel or timeout (stuck: 9)";
     assert!(worker.stderr().contains(said), "{}", worker.tail());
+}
+
+/// Two threads, two handlers that hold them: the third job would wait for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_threads_are_all_held_exits_and_another_runs_the_rest() {
+    let sandbox = Sandbox::new();
+    let mut cluster = Cluster::builder()
+        .policies(POLICIES)
+        .workers(1, Runs::work(&[("block", "block"), ("good", "noop")]))
+        .start(&sandbox)
+        .await;
+    let (client, urls) = (cluster.client(), cluster.direct_urls());
+    let blocking = submit_all(&urls, "block", 2).await;
+    for id in &blocking {
+        job_when(&client, id, "runs", |job| job.state.as_str() == "running").await;
+    }
+    submit_all(&urls, "good", 3).await;
+    let worker = cluster.workers.remove(0).process;
+    let code = worker.wait_exit(Duration::from_secs(60)).await;
+    assert_eq!(code, 1, "{}", worker.tail());
+    assert!(
+        worker.stdout().contains("hold every slot or every thread"),
+        "{}",
+        worker.tail()
+    );
+    cluster.start_worker().await;
+    all_succeeded(&client, "good", 3).await;
 }
