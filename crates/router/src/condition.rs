@@ -159,8 +159,9 @@ impl Condition {
         self.lock().watch.may_grant(self.at(), costs_a_resource, ttl_ms)
     }
 
-    pub fn may_reclaim(&self, ttl_ms: u64) -> bool {
-        self.lock().watch.may_reclaim(self.at(), ttl_ms)
+    /// Which leases of a queue with this ttl may be taken back by time: see [`Watch::reclaim_until_ms`].
+    pub fn reclaim_until_ms(&self, ttl_ms: u64) -> Option<u64> {
+        self.lock().watch.reclaim_until_ms(self.at(), ttl_ms)
     }
 
     pub fn hold_due(&self) -> bool {

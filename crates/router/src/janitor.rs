@@ -158,7 +158,7 @@ impl Janitor {
         let ttl_ms = facts.map_or_else(|| Policy::default().lease_ttl_ms, |facts| facts.lease_ttl_ms);
         SweepRequest {
             queue,
-            reclaim: !hold && self.condition.may_reclaim(ttl_ms),
+            reclaim_until_ms: self.condition.reclaim_until_ms(ttl_ms).filter(|_| !hold),
             hold_ms: if hold { ttl_ms } else { 0 },
             limit: SWEEP_LIMIT,
             seed: seed(),

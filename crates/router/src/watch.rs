@@ -161,9 +161,12 @@ impl Watch {
         }
     }
 
-    /// Whether leases and ghosts of a queue with this ttl may be taken back by time.
-    pub fn may_reclaim(&self, at: u64, ttl_ms: u64) -> bool {
-        self.last.is_some() && at.saturating_sub(self.barred_at) >= ttl_ms
+    /// Leases and ghosts of a queue with this ttl that ended by this moment of the store's clock may be taken back by time.
+    /// It is what the last pulse read: a sweep runs more often than the pulse, and must not be the first to meet a clock
+    /// that has leapt, nor a store that was away.
+    pub fn reclaim_until_ms(&self, at: u64, ttl_ms: u64) -> Option<u64> {
+        let last = self.last.as_ref()?;
+        (at.saturating_sub(self.barred_at) >= ttl_ms).then_some(last.clock_ms)
     }
 
     /// Whether jobs of a queue may be granted.

@@ -28,10 +28,11 @@ fn running(until: u64) -> Watch {
 #[test]
 fn nothing_is_taken_back_for_one_ttl_after_the_start() {
     let watch = running(9_000);
-    assert!(!watch.may_reclaim(9_999, TTL));
-    assert!(watch.may_reclaim(10_000, TTL));
-    assert!(
-        !Watch::new(0).may_reclaim(20_000, TTL),
+    assert_eq!(watch.reclaim_until_ms(9_999, TTL), None);
+    assert_eq!(watch.reclaim_until_ms(10_000, TTL), Some(EPOCH + 9_000));
+    assert_eq!(
+        Watch::new(0).reclaim_until_ms(20_000, TTL),
+        None,
         "a store that was never heard of"
     );
     assert!(
@@ -116,12 +117,25 @@ fn what_each_pulse_means() {
         let barred = expected
             .iter()
             .any(|notice| matches!(notice, Noticed::Stall { .. } | Noticed::ClockJump { .. }));
-        assert_eq!(watch.may_reclaim(answered + TTL - 1, TTL), !barred, "{name}");
-        assert!(watch.may_reclaim(answered + TTL, TTL), "{name}");
+        assert_eq!(
+            watch.reclaim_until_ms(answered + TTL - 1, TTL).is_some(),
+            !barred,
+            "{name}"
+        );
+        assert!(watch.reclaim_until_ms(answered + TTL, TTL).is_some(), "{name}");
         let jumped = expected
             .iter()
             .any(|notice| matches!(notice, Noticed::ClockJump { .. }));
         assert_eq!(watch.hold_due(), jumped, "{name}");
+    }
+}
+
+#[test]
+fn a_sweep_before_the_next_pulse_takes_nothing_that_the_last_one_had_not_seen_end() {
+    // Whatever the store's clock does after the pulse at 20 s, and however long the store is away then.
+    let watch = running(20_000);
+    for at in [20_000, 20_999, 28_000] {
+        assert_eq!(watch.reclaim_until_ms(at, TTL), Some(EPOCH + 20_000));
     }
 }
 
@@ -145,7 +159,7 @@ fn after_a_restart_only_queues_without_a_resource_are_granted_from() {
     assert!(watch.may_grant(21_000, false, TTL));
     assert!(!watch.may_grant(30_999, true, TTL));
     assert!(watch.may_grant(31_000, true, TTL));
-    assert!(!watch.may_reclaim(30_999, TTL));
+    assert_eq!(watch.reclaim_until_ms(30_999, TTL), None);
 }
 
 #[test]

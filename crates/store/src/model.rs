@@ -101,8 +101,10 @@ pub struct SettleItem {
 #[derive(Clone, Debug)]
 pub struct SweepRequest {
     pub queue: QueueName,
-    /// Whether leases and ghosts may be taken back by time (not right after a start, a stall or a clock jump).
-    pub reclaim: bool,
+    /// Leases and ghosts that ended by this moment of the store's clock, ms, and have ended by its clock now, are taken
+    /// back. A caller names the last moment at which it found that clock in order, so that one that has leapt since takes
+    /// nothing from anybody. `None`: none are (not right after a start, a stall or a clock jump).
+    pub reclaim_until_ms: Option<u64>,
     /// When > 0, first writes a hold of that length which every router's sweep obeys.
     pub hold_ms: u64,
     /// Items of each kind at most.

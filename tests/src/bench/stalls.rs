@@ -106,7 +106,7 @@ async fn lost(store: Arc<dyn JobStore>) -> anyhow::Result<usize> {
 async fn sweep_once(store: &Arc<dyn JobStore>) -> anyhow::Result<SweepReport> {
     let request = SweepRequest {
         queue: queue(),
-        reclaim: true,
+        reclaim_until_ms: Some(u64::MAX),
         hold_ms: 0,
         limit: 1_000,
         seed: 7,

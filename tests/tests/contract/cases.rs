@@ -64,6 +64,7 @@ contract! {
     lists_page_through_a_state,
     handing_back_in_a_row_is_slowed_and_parked_jobs_end,
     a_hold_stops_every_reclaim_by_time,
+    a_sweep_takes_back_only_what_had_ended_by_the_moment_it_names,
 }
 
 async fn a_job_goes_all_the_way(f: Fixture) {
@@ -696,19 +697,26 @@ async fn a_hold_stops_every_reclaim_by_time(f: Fixture) {
     f.fill("email", 1).await;
     f.lease("email", &Worker::new(1), 1).await;
     f.clock.advance(20_000);
-    let hold = |reclaim, hold_ms| tidegate_store::SweepRequest {
-        queue: queue("email"),
-        reclaim,
-        hold_ms,
-        limit: 100,
-        seed: 7,
-    };
-    for (request, reclaimed) in [(hold(false, 0), 0), (hold(true, 10_000), 0), (hold(true, 0), 0)] {
-        assert_eq!(
-            f.store.sweep(vec![request]).await.remove(0).unwrap().reclaimed,
-            reclaimed
-        );
+    let ever = Some(u64::MAX);
+    for (until_ms, hold_ms) in [(None, 0), (ever, 10_000), (ever, 0)] {
+        assert_eq!(f.sweep_until("email", until_ms, hold_ms).await.reclaimed, 0);
     }
     f.clock.advance(10_000);
     assert_eq!(f.sweep("email").await.reclaimed, 1);
+}
+
+/// The clock leaps after a router has found it in order, and before it sweeps.
+async fn a_sweep_takes_back_only_what_had_ended_by_the_moment_it_names(f: Fixture) {
+    f.fill("email", 3).await;
+    f.lease("email", &Worker::new(1), 1).await;
+    f.clock.advance(4_000);
+    f.lease("email", &Worker::new(2), 2).await;
+    f.clock.advance(6_000);
+    // The first lease ends at this very moment.
+    let in_order = f.clock.now_ms();
+    f.clock.advance(3_600_000);
+    assert_eq!(f.sweep_until("email", Some(in_order - 1), 0).await.reclaimed, 0);
+    assert_eq!(f.sweep_until("email", Some(in_order), 0).await.reclaimed, 1);
+    assert_eq!(f.stats("email").await.running, 2);
+    assert_eq!(f.sweep("email").await.reclaimed, 2);
 }

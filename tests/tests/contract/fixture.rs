@@ -150,10 +150,14 @@ impl Fixture {
     }
 
     pub async fn sweep(&self, name: &str) -> SweepReport {
+        self.sweep_until(name, Some(u64::MAX), 0).await
+    }
+
+    pub async fn sweep_until(&self, name: &str, reclaim_until_ms: Option<u64>, hold_ms: u64) -> SweepReport {
         let request = SweepRequest {
             queue: queue(name),
-            reclaim: true,
-            hold_ms: 0,
+            reclaim_until_ms,
+            hold_ms,
             limit: 1_000,
             seed: 7,
         };

@@ -12,7 +12,7 @@ use tidegate_protocol::domain::{
     Session, Settlement, Version,
 };
 use tidegate_store::{
-    Action, CapOrder, LeaseRequest, ListRequest, QueueRecord, Reclaim, ReleaseCause, SessionRelease,
+    Action, CapOrder, Clock, LeaseRequest, ListRequest, QueueRecord, Reclaim, ReleaseCause, SessionRelease,
     SettleItem, SweepRequest, Want,
 };
 use uuid::Uuid;
@@ -448,9 +448,16 @@ impl World {
     }
 
     async fn sweep(&mut self) {
+        // Not at all, of what had ended some time ago, or of all that has ended.
+        let now_ms = self.stores[0].1.clock.now_ms();
+        let reclaim_until_ms = match self.rng.u8(..4) {
+            0 => None,
+            1 => Some(now_ms - self.rng.u64(..15_000)),
+            _ => Some(u64::MAX),
+        };
         let request = SweepRequest {
             queue: self.queue(),
-            reclaim: self.rng.u8(..4) > 0,
+            reclaim_until_ms,
             hold_ms: if self.rng.u8(..12) == 0 { 5_000 } else { 0 },
             limit: *self.rng.choice(&[2, 1_000]).unwrap(),
             seed: self.rng.u32(1..1_000_000),

@@ -82,7 +82,7 @@ impl Life {
 async fn of_an_operator(f: &Fixture) -> Answers {
     let sweep = SweepRequest {
         queue: queue("email"),
-        reclaim: true,
+        reclaim_until_ms: Some(u64::MAX),
         hold_ms: 0,
         limit: 100,
         seed: 7,

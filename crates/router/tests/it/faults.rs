@@ -212,7 +212,7 @@ async fn leases_are_taken_back_by_time_only_after_one_ttl() {
     let server = Server::on(store).await;
     let reclaims = || {
         let sweeps = server.store.sweeps.lock().unwrap();
-        sweeps.iter().any(|sweep| sweep.reclaim)
+        sweeps.iter().any(|sweep| sweep.reclaim_until_ms.is_some())
     };
     server.submit("email").await;
     eventually("a sweep", async || {
@@ -253,7 +253,7 @@ async fn a_clock_jump_holds_every_routers_sweep() {
         let sweeps = server.store.sweeps.lock().unwrap();
         sweeps
             .iter()
-            .filter(|sweep| sweep.hold_ms == 10_000 && !sweep.reclaim)
+            .filter(|sweep| sweep.hold_ms == 10_000 && sweep.reclaim_until_ms.is_none())
             .count()
     };
     eventually("a hold is written", async || holds() > 0).await;

@@ -77,7 +77,7 @@ async fn work_off(store: &Arc<dyn JobStore>, what: &str) -> u32 {
     });
     let request = SweepRequest {
         queue: queue(),
-        reclaim: true,
+        reclaim_until_ms: Some(u64::MAX),
         hold_ms: 0,
         limit: LIMIT,
         seed: 7,

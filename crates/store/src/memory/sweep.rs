@@ -44,8 +44,10 @@ impl Queue {
         let mut report = SweepReport::default();
         self.expire(request.limit, context, &mut report);
         self.promote(request.limit, context, &mut report);
-        if request.reclaim && now_ms >= self.hold_until_ms {
-            self.reclaim_by_time(request, context, &mut report);
+        if let Some(until_ms) = request.reclaim_until_ms
+            && now_ms >= self.hold_until_ms
+        {
+            self.reclaim_by_time(until_ms.min(now_ms), request, context, &mut report);
         }
         self.trim_ended();
         self.release_awaited(request.limit, now_ms, &mut report);
@@ -115,14 +117,20 @@ impl Queue {
         }
     }
 
-    /// Slots whose time is over: the leases among them are lost, the rest are ghosts.
-    fn reclaim_by_time(&mut self, request: &SweepRequest, context: &Context, report: &mut SweepReport) {
+    /// Slots whose time was over by `until_ms`: the leases among them are lost, the rest are ghosts.
+    fn reclaim_by_time(
+        &mut self,
+        until_ms: u64,
+        request: &SweepRequest,
+        context: &Context,
+        report: &mut SweepReport,
+    ) {
         let policy = self.policy.clone();
         let limit = request.limit as usize;
         let mut over: Vec<_> = self
             .slots
             .iter()
-            .flat_map(|set| set.over(context.now_ms).take(limit))
+            .flat_map(|set| set.over(until_ms).take(limit))
             .collect();
         over.sort_unstable();
         over.truncate(limit);

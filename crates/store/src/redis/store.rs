@@ -111,7 +111,8 @@ impl JobStore for RedisStore {
     async fn sweep(&self, requests: Vec<SweepRequest>) -> Vec<StoreResult<SweepReport>> {
         let one = |request: SweepRequest| async move {
             let mut call = self.call(operations::SWEEP, &request.queue);
-            call.text(u8::from(request.reclaim))
+            // The time of the earliest lease is above 0.
+            call.text(request.reclaim_until_ms.unwrap_or(0))
                 .text(request.hold_ms)
                 .text(request.limit)
                 .text(request.seed);

@@ -39,7 +39,7 @@ async fn sweeps_move_everything_that_is_due() {
     clock.advance(1_000);
     let request = SweepRequest {
         queue: queue(),
-        reclaim: true,
+        reclaim_until_ms: Some(u64::MAX),
         hold_ms: 0,
         limit: 1_000,
         seed: 7,
@@ -97,7 +97,7 @@ async fn a_hello_takes_back_every_loss_and_returns_every_lease() {
     clock.advance(60_000);
     let sweep = SweepRequest {
         queue: queue(),
-        reclaim: true,
+        reclaim_until_ms: Some(u64::MAX),
         hold_ms: 0,
         limit: 1_000,
         seed: 7,

@@ -2,7 +2,7 @@
 -- Everything that happens by time, bounded per call.
 --
 -- KEYS[1], ARGV[1]  see lib.lua
--- ARGV[2]           1 = leases may be taken back by time
+-- ARGV[2]           ms; leases and ghosts that ended by then are taken back; 0 = none
 -- ARGV[3]           ms; when > 0, first a hold of that length which every sweep obeys
 -- ARGV[4], ARGV[5]  items of each kind at most, seed of the jitter
 -- returns           {promoted, reclaimed, ghosts, expired, trimmed, names forgotten, 1 = a limit was reached}
@@ -34,12 +34,12 @@ local function due(key, apply)
   return noted(#ids)
 end
 
--- Slots whose time is over, the oldest first: {until, id, fence, whether it is a ghost's}.
-local function slots_over()
+-- Slots whose time was over by `ended`, the oldest first: {until, id, fence, whether it is a ghost's}.
+local function slots_over(ended)
   local over = {}
   for lane = 0, record[USED] do
     for ghost, key in pairs({[0] = K.leases[lane], [1] = K.ghosts[lane]}) do
-      local entries = call('ZRANGEBYSCORE', key, '-inf', as_text(NOW), 'WITHSCORES', 'LIMIT', 0, limit)
+      local entries = call('ZRANGEBYSCORE', key, '-inf', as_text(ended), 'WITHSCORES', 'LIMIT', 0, limit)
       for i = 1, #entries, 2 do
         over[#over + 1] = {at = tonumber(entries[i + 1]), entry = entries[i], ghost = ghost == 1, key = key}
       end
@@ -49,8 +49,8 @@ local function slots_over()
   return over
 end
 
-local function take_back(seed)
-  local over, reclaimed, ghosts = slots_over(), 0, 0
+local function take_back(ended, seed)
+  local over, reclaimed, ghosts = slots_over(ended), 0, 0
   local n = noted(min(#over, limit))
   for i = 1, n do
     local id, fence = sunpack('>c16I8', over[i].entry)
@@ -153,12 +153,12 @@ end
 made.sweep = function()
   if record[MADE] == 0 then return {0, 0, 0, 0, 0, 0, 0} end
   limit, more = min(tonumber(ARGV[4]), LIMIT_MAX), false
-  local may_reclaim, hold, seed = ARGV[2] == '1', tonumber(ARGV[3]), tonumber(ARGV[5])
+  local ended, hold, seed = min(tonumber(ARGV[2]), NOW), tonumber(ARGV[3]), tonumber(ARGV[5])
   if hold > 0 then set(HOLD_UNTIL, max(record[HOLD_UNTIL], NOW + hold)) end
   local overdue = due(K.deadlines, expired)
   local promoted = due(K.scheduled, make_ready)
   local reclaimed, ghosts = 0, 0
-  if may_reclaim and NOW >= record[HOLD_UNTIL] then reclaimed, ghosts = take_back(seed) end
+  if ended > 0 and NOW >= record[HOLD_UNTIL] then reclaimed, ghosts = take_back(ended, seed) end
   release_awaited()
   local trimmed = trim_history()
   local forgotten = forget('keys') + forget('ids')
