@@ -31,7 +31,7 @@ mod seed;
 mod status;
 mod trace;
 mod tuning;
-mod wire;
+pub mod wire;
 
 pub use config::{ControllerArgs, ControllerConfig, ControllerFile};
 pub use metrics::METRICS;

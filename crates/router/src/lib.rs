@@ -36,7 +36,7 @@ mod run;
 mod status;
 mod trace;
 mod waiters;
-mod watch;
+pub mod watch;
 mod window;
 
 pub use config::{RouterArgs, RouterConfig, RouterFile};

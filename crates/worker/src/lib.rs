@@ -63,6 +63,8 @@ mod job;
 mod layer;
 mod leases;
 mod link;
+#[cfg(feature = "model")]
+pub mod model;
 mod outcome;
 mod permits;
 mod pools;

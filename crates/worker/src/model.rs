@@ -78,6 +78,7 @@ impl WorkerModel {
                 lease,
                 verdict,
                 run_ms,
+                span: None,
             },
         );
     }

@@ -75,6 +75,7 @@ fn pushes_of_an_old_leader_that_come_late_change_nothing() {
         epochs.into_iter().all(|of| of == epoch),
         "the new leader's caps are in force"
     );
+    change(&mut world, 100, 100);
     world.settle_down();
 }
 

@@ -23,6 +23,8 @@ use crate::{
 pub const TICK_MS: u64 = 2_000;
 const LEASE_MS: u64 = 10_000;
 const RENEW_MS: u64 = 2_000;
+/// A leader stops so long before its lease ends.
+const MARGIN_MS: u64 = 500;
 
 pub struct Controller {
     pub process: u32,
@@ -134,7 +136,9 @@ impl World {
         let is_mine = self.row.holder == Some(at) && self.now < self.row.until;
         if is_mine && self.controllers[at].leads {
             self.row.until = self.now + LEASE_MS;
-            self.controllers[at].core.renewed(Some(now.mono_ms + LEASE_MS));
+            self.controllers[at]
+                .core
+                .renewed(Some(now.mono_ms + LEASE_MS - MARGIN_MS));
             return;
         }
         if self.now < self.row.until {
@@ -149,8 +153,9 @@ impl World {
         let lead = Lead {
             ledger_id: "ledger".to_owned(),
             epoch: self.row.epoch,
-            until_ms: Some(now.mono_ms + LEASE_MS),
+            until_ms: Some(now.mono_ms + LEASE_MS - MARGIN_MS),
             is_first,
+            learns: !is_first,
             stride: self.rng.u64(0..100),
             ..Lead::default()
         };

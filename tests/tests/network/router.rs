@@ -129,7 +129,10 @@ impl World {
         for stats in self.stats() {
             let ttl_ms = stats.policy.lease_ttl_ms;
             requests.push(SweepRequest {
-                reclaim: !hold && self.routers[at].watch.may_reclaim(now, ttl_ms),
+                reclaim_until_ms: self.routers[at]
+                    .watch
+                    .reclaim_until_ms(now, ttl_ms)
+                    .filter(|_| !hold),
                 hold_ms: if hold { ttl_ms } else { 0 },
                 queue: stats.queue,
                 limit: SWEEP_LIMIT,

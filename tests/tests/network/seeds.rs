@@ -17,10 +17,9 @@ fn number(variable: &str) -> Option<u64> {
 
 #[test]
 fn nothing_breaks_whatever_breaks() {
-    let seeds = match number("TIDEGATE_TEST_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("TIDEGATE_TEST_SEQUENCES").unwrap_or(SEEDS),
-    };
+    let (first, count) = (number("TIDEGATE_TEST_SEED"), number("TIDEGATE_TEST_SEQUENCES"));
+    let count = count.unwrap_or(if first.is_some() { 1 } else { SEEDS });
+    let seeds = first.unwrap_or(0)..first.unwrap_or(0) + count;
     let (mut units_max, mut refused) = (0, 0);
     for seed in seeds {
         let run = catch_unwind(AssertUnwindSafe(|| one(seed)));
