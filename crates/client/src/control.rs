@@ -179,10 +179,14 @@ impl ControlLink {
         *welcomed_ms = Some(now_ms);
         self.warned_ms = None;
         let (address, controller) = (self.address(), welcome.controller);
+        let store_refused = welcome.store_refused;
         tracing::info!(address, controller, ledger_id, epoch, "attached to a controller");
         if self
             .events
-            .send(ControlEvent::Connected { controller })
+            .send(ControlEvent::Connected {
+                controller,
+                store_refused,
+            })
             .await
             .is_err()
         {

@@ -213,10 +213,12 @@ pub fn order(order: Order) -> v1::AttachResponse {
             version,
             ledger_id,
             controller,
+            store_refused,
         } => Message::Welcome(v1::ControlWelcome {
             version: Some(version.into()),
             ledger_id,
             controller,
+            store_refused,
         }),
         Order::Policies {
             version,

@@ -33,6 +33,8 @@ use crate::{janitor::Janitor, window::Counts};
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// A store that takes longer to say what it holds is told of without it.
 const LOOK_MAX: Duration = Duration::from_millis(900);
+/// A start waits this long for a controller: several reconnects, and little beside a rollout's pause.
+const VERDICT_MAX: Duration = Duration::from_secs(3);
 /// Counts of a time without a controller say nothing of now: they are dropped when they cover more than this.
 const WINDOW_MS_MAX: u64 = 10_000;
 
@@ -48,12 +50,15 @@ impl Attachment {
     }
 
     /// Starts the tasks; none without a controller. They end with the process's shutdown: another router takes the
-    /// orders then.
-    pub fn start(self, tasks: &Tasks, janitor: Janitor, name: String) {
-        let Some((link, port)) = self.0 else { return };
+    /// orders then. What is answered says when the store was judged.
+    pub fn start(self, tasks: &Tasks, janitor: Janitor, name: String) -> Verdict {
+        let Some((link, port)) = self.0 else {
+            return Verdict(None);
+        };
         janitor.metrics.window.start();
         janitor.metrics.controller_connected(false);
         let (connected, is_connected) = watch::channel(false);
+        let verdict = Verdict(Some(is_connected.clone()));
         let reports = Arc::new(Reports {
             janitor,
             voice: port.voice(),
@@ -73,6 +78,22 @@ impl Attachment {
         tasks.spawn("control", ear.listen(port, stop.clone()));
         tasks.spawn("control orders", carry_out);
         tasks.spawn("control reports", reports.tell(is_connected, stop));
+        verdict
+    }
+}
+
+/// Whether the controller, whose ledger outlives a store that is restored, has judged the store.
+pub struct Verdict(Option<watch::Receiver<bool>>);
+
+impl Verdict {
+    /// A store that came back older than it was must take no submits, and only the ledger may remember that. A router does
+    /// not depend on a controller that lives: without one it goes on, and is told when there is one.
+    pub async fn wait(self) {
+        let Some(mut connected) = self.0 else { return };
+        let judged = timeout(VERDICT_MAX, connected.wait_for(|connected| *connected)).await;
+        if judged.is_err() {
+            tracing::warn!("no controller has judged the job store: it is trusted until one does");
+        }
     }
 }
 
@@ -104,8 +125,11 @@ impl Ear {
         let metrics = &self.reports.janitor.metrics;
         match event {
             ControlEvent::Hello(reply) => self.hello(reply).await,
-            ControlEvent::Connected { .. } => {
+            ControlEvent::Connected { store_refused, .. } => {
                 metrics.controller_connected(true);
+                if !store_refused.is_empty() {
+                    self.reports.janitor.condition.refuse_store(store_refused);
+                }
                 self.connected.send_replace(true);
             }
             ControlEvent::Disconnected => {

@@ -21,7 +21,7 @@ use crate::{
     catalog::Catalog,
     condition::Condition,
     config::RouterConfig,
-    control::Attachment,
+    control::{Attachment, Verdict},
     dispatcher::{Dispatch, Dispatcher, HANDBACKS_MAX, Handback},
     janitor::Janitor,
     job_service::{BULKS_MAX, Jobs, Reads, WATCHERS_MAX},
@@ -175,7 +175,8 @@ pub async fn serve(
     ));
     let tasks = Tasks::new(shutdown.clone())
         .drain_deadline(config.drain_notice + config.drain_timeout + DRAIN_LEAD + DRAIN_MARGIN);
-    let router = Router::build(config, &tasks, store, metrics, readiness.clone(), attachment).await?;
+    let (router, verdict) =
+        Router::build(config, &tasks, store, metrics, readiness.clone(), attachment).await?;
     if let Some((listener, registry)) = admin {
         tasks.spawn(
             "metrics",
@@ -183,6 +184,11 @@ pub async fn serve(
         );
     }
     tasks.spawn("drain", router.drain(shutdown.clone()));
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => {}
+        () = verdict.wait() => {}
+    }
     let (stop, server) = (router.stop.clone(), router.server(config));
     tasks.spawn("grpc", async move {
         let served = server.serve(grpc, shutdown).await;
@@ -214,7 +220,7 @@ impl Router {
         metrics: Arc<Metrics>,
         readiness: Readiness,
         attachment: Attachment,
-    ) -> Result<Self, RunError> {
+    ) -> Result<(Self, Verdict), RunError> {
         let name = name(config);
         let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
         let janitor = meet(store, metrics, readiness.clone(), draining.clone()).await?;
@@ -232,7 +238,7 @@ impl Router {
             "store events",
             waiters.clone().listen(store.subscribe(), stop.clone()),
         );
-        attachment.start(tasks, janitor.clone(), name.clone());
+        let verdict = attachment.start(tasks, janitor.clone(), name.clone());
         let dispatch = start_tasks(tasks, janitor, system, &draining);
         let registry = Arc::new(lease::Registry::new(metrics.clone()));
         let reads = Reads::new(condition.clone());
@@ -271,14 +277,15 @@ impl Router {
             reads,
         };
         let (jobs, queues, leases) = services(jobs, queues, leases);
-        Ok(Self {
+        let router = Self {
             jobs,
             queues,
             leases,
             readiness,
             draining,
             stop,
-        })
+        };
+        Ok((router, verdict))
     }
 
     fn server(self, config: &RouterConfig) -> GrpcServer {

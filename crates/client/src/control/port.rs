@@ -15,6 +15,8 @@ pub enum ControlEvent {
     Hello(oneshot::Sender<v1::NodeHello>),
     Connected {
         controller: String,
+        /// Why the job store is not trusted, for a router; empty: it is.
+        store_refused: String,
     },
     Disconnected,
     /// A controller of another leadership was refused.

@@ -166,6 +166,8 @@ pub enum Order {
         version: Version,
         ledger_id: String,
         controller: String,
+        /// See [`Order::RefuseStore`]; empty: it is trusted.
+        store_refused: String,
     },
     Policies {
         version: Version,

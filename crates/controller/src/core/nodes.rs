@@ -87,13 +87,19 @@ impl Core {
             version = hello.version,
             "a node attached"
         );
+        // Judged first: a router takes its first submit when it is welcomed.
+        let seen = hello.state.store.take();
+        let store_clock_ms = seen.as_ref().map_or(0, |seen| seen.clock_ms);
+        if let Some(seen) = seen {
+            self.see_store(stream, seen, now);
+        }
         let node = Node {
             role: hello.role,
             node: hello.node,
             name: hello.name,
             version: hello.version,
             store_incarnation: hello.store_incarnation,
-            store_clock_ms: 0,
+            store_clock_ms,
             queues: hello.queues.into_iter().collect(),
             slots: hello.slots,
             applied: hello.applied,
@@ -111,17 +117,18 @@ impl Core {
             self.seen_epoch = self.seen_epoch.max(hello.applied.epoch);
         }
         self.nodes.insert(stream, node);
+        let store_refused = match hello.role {
+            Role::Router => self.trust.refused().to_owned(),
+            Role::Worker => String::new(),
+        };
         let welcome = Order::Welcome {
             version: self.version,
             ledger_id: self.ledger_id.clone(),
             controller: self.settings.name.clone(),
+            store_refused,
         };
         self.effects.push(Effect::Send(stream, welcome));
-        if let Some(seen) = hello.state.store.take() {
-            self.see_store(stream, seen, now);
-        }
         if hello.role == Role::Router {
-            self.refuse_store(stream);
             if self.is_leader {
                 self.push_policies_to(&[stream], None, now);
             }

@@ -87,7 +87,7 @@ impl Trust {
 }
 
 impl Core {
-    /// A router has said what its store is.
+    /// A router has said what its store is; one that has just come hears the verdict in its welcome.
     pub(super) fn see_store(&mut self, stream: StreamId, seen: StoreSeen, now: Now) {
         if let Some(node) = self.nodes.get_mut(&stream) {
             node.store_incarnation.clone_from(&seen.incarnation);
@@ -127,11 +127,7 @@ impl Core {
         self.effects.push(Effect::Keep(record));
     }
 
-    /// A router whose store is not trusted is told each time that it comes.
-    pub(super) fn refuse_store(&mut self, router: StreamId) {
-        if self.trust.refused().is_empty() {
-            return;
-        }
+    fn refuse_store(&mut self, router: StreamId) {
         let order = Order::RefuseStore(self.trust.refused().to_owned());
         self.effects.push(Effect::Send(router, order));
     }

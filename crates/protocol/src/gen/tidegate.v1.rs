@@ -1008,6 +1008,10 @@ pub struct ControlWelcome {
     pub ledger_id: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub controller: ::prost::alloc::string::String,
+    /// To a router: why its job store takes no submits and grants nothing until an operator accepts it; empty: it does. Known
+    /// before the router takes its first submit.
+    #[prost(string, tag = "4")]
+    pub store_refused: ::prost::alloc::string::String,
 }
 /// A histogram in logarithmic buckets: bucket i counts values in \[2^(i/8), 2^((i+1)/8)) milliseconds. Merges exactly.
 #[derive(Clone, PartialEq, ::prost::Message)]

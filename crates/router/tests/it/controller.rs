@@ -83,6 +83,7 @@ impl Controller {
             version: version(epoch, 0),
             ledger_id: ledger.to_owned(),
             controller: "script".to_owned(),
+            ..v1::ControlWelcome::default()
         }))
         .await;
         (node, hello)

@@ -108,6 +108,7 @@ impl Node {
             version: version(epoch, 0),
             ledger_id: ledger.to_owned(),
             controller: "script".to_owned(),
+            ..v1::ControlWelcome::default()
         }))
         .await;
     }
