@@ -2,9 +2,11 @@
 //!
 //! The metric is slots: what the named queues want together, which no fleet limits, or what runs, if that is more. With
 //! `slotsPerWorker` as its target, KEDA makes as many workers as have those slots. When the number is not of now the answer
-//! is an error, never 0: KEDA then leaves the fleet as it is.
+//! is an error, never 0: KEDA then leaves the fleet as it is. A standby passes the question on to the leader.
 
-use std::{collections::HashMap, time::Duration};
+mod relay;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tidegate_chassis::{CancellationToken, tasks::Group};
 use tidegate_protocol::{
@@ -18,7 +20,12 @@ use tokio::{sync::mpsc, time::sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, async_trait};
 
-use crate::{core::Desired, owner::Handle, status::Refusal};
+use self::relay::Relay;
+use crate::{
+    core::{Desired, NoNumber, Standing},
+    owner::Handle,
+    status::Refusal,
+};
 
 /// Streams at once: one for every ScaledObject.
 pub const STREAMS_MAX: usize = 1_000;
@@ -44,9 +51,9 @@ const KEDA_KEYS: [&str; 8] = [
 
 /// The service.
 pub struct Scaler {
-    pub owner: Handle,
-    pub streams: Group,
-    pub draining: CancellationToken,
+    source: Source,
+    streams: Group,
+    draining: CancellationToken,
 }
 
 /// A trigger's metadata, checked.
@@ -54,12 +61,15 @@ pub struct Scaler {
 struct Trigger {
     queues: Vec<QueueName>,
     slots_per_worker: u32,
+    /// As it came.
+    object: keda::ScaledObjectRef,
 }
 
 impl Trigger {
     fn of(wire: Option<keda::ScaledObjectRef>) -> Result<Self, Refusal> {
-        let metadata = wire.unwrap_or_default().scaler_metadata;
-        known(&metadata)?;
+        let object = wire.unwrap_or_default();
+        let metadata = &object.scaler_metadata;
+        known(metadata)?;
         let text = |key: &str| {
             metadata
                 .get(key)
@@ -90,6 +100,7 @@ impl Trigger {
         Ok(Self {
             queues,
             slots_per_worker,
+            object,
         })
     }
 }
@@ -109,13 +120,40 @@ fn wrong(key: &str, message: &str) -> Refusal {
 }
 
 impl Scaler {
-    async fn desired(&self, queues: Vec<QueueName>) -> Result<Desired, Refusal> {
-        desired(&self.owner, queues).await
+    pub fn new(owner: Handle, streams: Group, draining: CancellationToken) -> Self {
+        let relay = Arc::default();
+        Self {
+            source: Source { owner, relay },
+            streams,
+            draining,
+        }
     }
 }
 
-async fn desired(owner: &Handle, queues: Vec<QueueName>) -> Result<Desired, Refusal> {
-    Ok(owner.ask(move |core, now| core.desired(&queues, now)).await??)
+/// Where the number comes from: this controller, or the one that leads.
+#[derive(Clone)]
+struct Source {
+    owner: Handle,
+    relay: Arc<Relay>,
+}
+
+impl Source {
+    async fn desired(&self, trigger: &Trigger, is_passed_on: bool) -> Result<Desired, Status> {
+        let queues = trigger.queues.clone();
+        let own = self.owner.ask(move |core, now| {
+            let leader = match core.standing() {
+                Standing::Standby(leader, _) => leader.clone(),
+                Standing::Leads(_) => None,
+            };
+            (core.desired(&queues, now), leader)
+        });
+        match own.await.map_err(Refusal::from)? {
+            (Err(NoNumber::Standby(_)), Some(leader)) if !is_passed_on => {
+                self.relay.ask(leader, trigger.object.clone()).await
+            }
+            (number, _) => Ok(number.map_err(Refusal::from)?),
+        }
+    }
 }
 
 #[async_trait]
@@ -124,8 +162,9 @@ impl ExternalScaler for Scaler {
         &self,
         request: Request<keda::ScaledObjectRef>,
     ) -> Result<Response<keda::IsActiveResponse>, Status> {
+        let is_passed_on = Relay::is_passed_on(&request);
         let trigger = Trigger::of(Some(request.into_inner()))?;
-        let result = self.desired(trigger.queues).await?.is_active;
+        let result = self.source.desired(&trigger, is_passed_on).await?.is_active;
         Ok(Response::new(keda::IsActiveResponse { result }))
     }
 
@@ -140,7 +179,7 @@ impl ExternalScaler for Scaler {
             return Err(Refusal::draining().into_status());
         }
         let (out, stream) = mpsc::channel(1);
-        let telling = tell(self.owner.clone(), trigger.queues, out, self.draining.clone());
+        let telling = tell(self.source.clone(), trigger, out, self.draining.clone());
         self.streams
             .spawn(telling)
             .map_err(|why| Refusal::group(&why, "scaler streams"))?;
@@ -166,9 +205,10 @@ impl ExternalScaler for Scaler {
         &self,
         request: Request<keda::GetMetricsRequest>,
     ) -> Result<Response<keda::GetMetricsResponse>, Status> {
+        let is_passed_on = Relay::is_passed_on(&request);
         let request = request.into_inner();
         let trigger = Trigger::of(request.scaled_object_ref)?;
-        let slots = self.desired(trigger.queues).await?.slots;
+        let slots = self.source.desired(&trigger, is_passed_on).await?.slots;
         // KEDA asks by the name that it was given, with a prefix of its own in some versions.
         let value = keda::MetricValue {
             metric_name: request.metric_name,
@@ -183,8 +223,8 @@ impl ExternalScaler for Scaler {
 
 /// Whether there is work: at once, on every change, and now and then. Ends with an error when that is not known.
 async fn tell(
-    owner: Handle,
-    queues: Vec<QueueName>,
+    source: Source,
+    trigger: Trigger,
     out: mpsc::Sender<Result<keda::IsActiveResponse, Status>>,
     draining: CancellationToken,
 ) {
@@ -192,10 +232,11 @@ async fn tell(
     let mut looks = 0_u32;
     loop {
         let active = match draining.is_cancelled() {
-            true => Err(Refusal::draining()),
-            false => desired(&owner, queues.clone())
-                .await
-                .map(|desired| desired.is_active),
+            true => Err(Refusal::draining().into_status()),
+            false => {
+                let desired = source.desired(&trigger, false).await;
+                desired.map(|desired| desired.is_active)
+            }
         };
         let is_due = looks.is_multiple_of(REPEAT_LOOKS);
         let message = match active {
@@ -204,7 +245,7 @@ async fn tell(
                 told = Some(result);
                 Some(Ok(keda::IsActiveResponse { result }))
             }
-            Err(refusal) => Some(Err(refusal.into_status())),
+            Err(status) => Some(Err(status)),
         };
         if let Some(message) = message {
             let is_last = message.is_err();

@@ -297,11 +297,7 @@ fn server(
         watchers: tasks.group("watchers", WATCHERS_MAX),
         draining: draining.clone(),
     };
-    let scaler = Scaler {
-        owner,
-        streams: tasks.group("scaler streams", keda::STREAMS_MAX),
-        draining,
-    };
+    let scaler = Scaler::new(owner, tasks.group("scaler streams", keda::STREAMS_MAX), draining);
     let limits = Limits {
         drain_timeout: config.drain_timeout,
         ..Limits::default()
