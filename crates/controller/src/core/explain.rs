@@ -4,7 +4,7 @@ use tidegate_protocol::domain::QueueName;
 
 use super::{
     Core, Queue,
-    model::{Decision, Now},
+    model::{Decision, Now, Role},
 };
 
 /// Decisions shown with an explanation.
@@ -84,6 +84,7 @@ impl Core {
         } else {
             format!("{running} of {cap} running: a place is free")
         };
+        text += &self.seen_text(now);
         for (resource, units) in queue.costs() {
             let Some(budget) = self.budget_of(&resource) else {
                 continue;
@@ -101,6 +102,18 @@ impl Core {
             text += "; frozen";
         }
         text
+    }
+
+    /// How old these numbers are: routers tell each second what has changed.
+    fn seen_text(&self, now: Now) -> String {
+        let routers = self.nodes.values().filter(|node| node.role == Role::Router);
+        match routers.map(|node| node.reported_ms).max() {
+            None => "; no router says what there is now".to_owned(),
+            Some(newest_ms) => {
+                let age_s = now.mono_ms.saturating_sub(newest_ms) as f64 / 1_000.0;
+                format!(", by a router {age_s:.1} s ago")
+            }
+        }
     }
 
     fn is_served(&self, name: &QueueName) -> bool {
