@@ -43,7 +43,7 @@ enum Command {
     /// Example: cargo xtask demo --seconds 30
     #[command(disable_help_flag = true)]
     Demo(run::Args),
-    /// Speed of the job stores or of everything together: cargo xtask bench store | router
+    /// Speed of the job stores or of everything together: cargo xtask bench store | router | controller
     ///
     /// Example: cargo xtask bench router --json router.json
     #[command(disable_help_flag = true)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use tidegate_chassis::metrics;
-use tidegate_chassis::telemetry::{Counter, Gauge, KeyValue, Meter, Metric};
+use tidegate_chassis::telemetry::{Counter, Gauge, Histogram, KeyValue, Meter, Metric};
 
 use crate::{
     core::{
@@ -54,6 +54,11 @@ metrics! {
         "tidegate_control_last_tick_timestamp",
         &[],
         "When the loop last turned",
+    );
+    TICK = Metric::duration(
+        "tidegate_control_tick_duration",
+        &[],
+        "A turn of the loop, with everything that it sends",
     );
     IN_USE = Metric::gauge(
         "tidegate_resource_in_use",
@@ -114,6 +119,7 @@ pub struct Metrics {
     input: Gauge<f64>,
     decisions: Counter<u64>,
     last_tick: Gauge<f64>,
+    tick: Histogram<f64>,
     in_use: Gauge<u64>,
     budget: Gauge<u64>,
     probe: Gauge<u64>,
@@ -139,6 +145,7 @@ impl Metrics {
             input: INPUT.f64_gauge(meter),
             decisions: DECISIONS.u64_counter(meter),
             last_tick: LAST_TICK.f64_gauge(meter),
+            tick: TICK.f64_histogram(meter),
             in_use: IN_USE.u64_gauge(meter),
             budget: BUDGET.u64_gauge(meter),
             probe: PROBE.u64_gauge(meter),
@@ -170,6 +177,10 @@ impl Metrics {
 
     pub fn dropped(&self) {
         self.dropped.add(1, &[]);
+    }
+
+    pub fn ticked(&self, seconds: f64) {
+        self.tick.record(seconds, &[]);
     }
 
     pub fn show_ledger(&self, condition: &Condition) {

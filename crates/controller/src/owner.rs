@@ -174,12 +174,13 @@ impl Owner {
                 biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {
-                    let (now, since) = (self.now(), Since::now());
+                    let (now, since, turn) = (self.now(), Since::now(), Monotonic::start());
                     self.core.check_lease(now);
                     self.core.tick(now);
                     self.tick = trace::tick(&self.core.view(now), since);
                     self.carry_out();
                     self.tick = None;
+                    self.metrics.ticked(turn.seconds());
                     self.metrics.show(&self.core.view(now), now.wall_ms);
                     self.metrics.show_ledger(&self.scribe.condition());
                 }

@@ -1,12 +1,20 @@
 //! Speed, measured side by side with something everybody knows, so that figures of different machines compare.
 
+pub mod controller;
 pub mod router;
 mod stalls;
 pub mod store;
 pub mod telemetry;
 pub mod worker;
 
+use std::time::Instant;
+
 use serde_json::{Map, Value};
+
+use crate::Process;
+
+/// The kernel counts processor time in hundredths of a second.
+const TICKS_PER_SECOND: f64 = 100.0;
 
 /// What the names of figures end with that are no whole numbers.
 const FINE: [&str; 4] = ["_ms", "_pct", "_per_job", "_mb"];
@@ -61,5 +69,26 @@ impl Figures {
             let ratio = base.map_or(String::new(), |base| format!("   x{:.2}", median / base));
             println!("{name:<32}{median:>12.0}   [{low:.0} .. {high:.0}]{ratio}");
         }
+    }
+}
+
+/// The processor time of a process since a moment.
+struct Taken {
+    ticks: u64,
+    at: Instant,
+}
+
+impl Taken {
+    fn begin(process: &Process) -> Self {
+        Self {
+            ticks: process.cpu_ticks(),
+            at: Instant::now(),
+        }
+    }
+
+    /// Of one core.
+    fn percent(&self, process: &Process) -> f64 {
+        let ticks = (process.cpu_ticks() - self.ticks) as f64;
+        100.0 * ticks / TICKS_PER_SECOND / self.at.elapsed().as_secs_f64()
     }
 }

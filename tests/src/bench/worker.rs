@@ -13,7 +13,7 @@ use tidegate_client::Client;
 use tidegate_protocol::v1::{NewJob, SubmitJobsRequest, job_service_client::JobServiceClient};
 use uuid::Uuid;
 
-use super::{Figures, router::worker::READY};
+use super::{Figures, Taken, router::worker::READY};
 use crate::{
     Process, Router, RouterOptions, START_TIMEOUT, Sandbox, built,
     load::{Latencies, Sent, open_loop, steady},
@@ -33,8 +33,6 @@ const BATCH: u32 = 50;
 const PAYLOAD_BYTES: usize = 200;
 /// Connections and caches are warm by then, and the worker's start is over.
 const WARM_UP: Duration = Duration::from_secs(2);
-/// The kernel counts in hundredths of a second.
-const TICKS_PER_SECOND: f64 = 100.0;
 /// Of the rate that must have been done: less, and the figure is of another load.
 const KEPT_UP: f64 = 0.97;
 
@@ -89,27 +87,6 @@ async fn measure(options: &Options, figures: &mut Figures) -> anyhow::Result<()>
     figures.add("submit_p50_ms", latencies.ms(0.5));
     figures.add("submit_p99_ms", latencies.ms(0.99));
     Ok(())
-}
-
-/// The processor time of a process since a moment.
-struct Taken {
-    ticks: u64,
-    at: Instant,
-}
-
-impl Taken {
-    fn begin(process: &Process) -> Self {
-        Self {
-            ticks: process.cpu_ticks(),
-            at: Instant::now(),
-        }
-    }
-
-    /// Of one core.
-    fn percent(&self, process: &Process) -> f64 {
-        let ticks = (process.cpu_ticks() - self.ticks) as f64;
-        100.0 * ticks / TICKS_PER_SECOND / self.at.elapsed().as_secs_f64()
-    }
 }
 
 async fn succeeded(client: &Client) -> anyhow::Result<u64> {

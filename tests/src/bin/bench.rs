@@ -75,6 +75,19 @@ enum What {
         #[arg(long, default_value_t = 10_000)]
         rate: u32,
     },
+    /// A controller's tick, its pushes, memory and idle cost, with many attached workers
+    Controller {
+        /// Write the figures here
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        #[arg(long, default_value_t = 1_000)]
+        workers: usize,
+        #[arg(long, default_value_t = 100)]
+        queues: usize,
+        /// Length of the measurement
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+    },
     /// The worker of the others, which start it
     #[command(hide = true)]
     TheWorker {
@@ -134,6 +147,20 @@ async fn run(args: Args) -> anyhow::Result<()> {
                 rate,
             };
             let figures = bench::worker::run(&options).await?;
+            show(&figures, "", json)
+        }
+        What::Controller {
+            json,
+            workers,
+            queues,
+            seconds,
+        } => {
+            let options = bench::controller::Options {
+                workers,
+                queues,
+                seconds,
+            };
+            let figures = bench::controller::run(&options).await?;
             show(&figures, "", json)
         }
         What::TheWorker { router, slots } => bench::router::worker::run(router, slots).await,
