@@ -21,6 +21,7 @@ pub const WORKERS: usize = 4;
 pub const ROUTERS: usize = 2;
 pub const CONTROLLERS: usize = 2;
 
+#[allow(clippy::large_enum_variant, reason = "thousands of them, and one run")]
 pub enum Event {
     Arrive {
         conn: ConnId,
