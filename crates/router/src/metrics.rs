@@ -6,13 +6,13 @@ mod retries;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
 use tidegate_chassis::{
     clock::Monotonic,
-    telemetry::{Counter, Gauge, Histogram, KeyValue, Meter},
+    telemetry::{Counter, Gauge, Histogram, KeyValue, Meter, StringValue},
 };
 use tidegate_flow::breaker;
 use tidegate_protocol::domain::{CapRecord, JobState, OutcomeKind, QueueName};
@@ -114,7 +114,8 @@ impl Metrics {
         if queues.len() >= QUEUES_LABELLED_MAX {
             return KeyValue::new("queue", OTHER_QUEUES);
         }
-        let label = || KeyValue::new("queue", queue.to_string());
+        // Shared: an operation clones a pointer, and makes no text.
+        let label = || KeyValue::new("queue", StringValue::from(Arc::<str>::from(queue.as_str())));
         queues.entry(queue.clone()).or_insert_with(label).clone()
     }
 
@@ -141,7 +142,7 @@ impl Metrics {
         self.window.arrived(queue, refused);
     }
 
-    pub fn settled(&self, queue: &QueueName, outcome: OutcomeKind) {
+    pub fn settled(&self, queue: &QueueName, outcome: OutcomeKind, count: u64) {
         let outcome = match outcome {
             OutcomeKind::Succeeded => "succeeded",
             OutcomeKind::Retry => "retry",
@@ -151,13 +152,13 @@ impl Metrics {
             OutcomeKind::Throttled => "throttled",
         };
         self.settled
-            .add(1, &[self.queue(queue), KeyValue::new("outcome", outcome)]);
+            .add(count, &[self.queue(queue), KeyValue::new("outcome", outcome)]);
         let mut retries = self.lock_retries();
         if !retries.contains_key(queue) && retries.len() < QUEUES_LABELLED_MAX {
             retries.insert(queue.clone(), Retries::default());
         }
         if let Some(retries) = retries.get_mut(queue) {
-            retries.settled(self.clock.ms(), outcome == "retry");
+            retries.settled(self.clock.ms(), outcome == "retry", count);
         }
     }
 
@@ -176,14 +177,11 @@ impl Metrics {
             MESSAGING_SYSTEM,
             ("messaging.operation.name", name),
             ("messaging.operation.type", kind),
-        ];
-        let error = error_type.map(|error| ("error.type", error));
-        let labels: Vec<KeyValue> = labels
-            .into_iter()
-            .chain(error)
-            .map(|(key, value)| KeyValue::new(key, value))
-            .collect();
-        self.operation.record(seconds, &labels);
+            ("error.type", error_type.unwrap_or_default()),
+        ]
+        .map(|(key, value)| KeyValue::new(key, value));
+        let count = labels.len() - usize::from(error_type.is_none());
+        self.operation.record(seconds, &labels[..count]);
     }
 
     fn message(&self, operation: &'static str, queue: &QueueName) -> [KeyValue; 3] {

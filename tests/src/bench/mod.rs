@@ -1,6 +1,8 @@
 //! Speed, measured side by side with something everybody knows, so that figures of different machines compare.
 
+pub mod admission;
 pub mod controller;
+pub mod overload;
 pub mod router;
 mod stalls;
 pub mod store;

@@ -1,6 +1,6 @@
 //! What `cargo xtask bench` runs; see [`tidegate_tests::bench`].
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use tidegate_tests::bench::{self, Figures};
@@ -88,6 +88,30 @@ enum What {
         #[arg(long, default_value_t = 30)]
         seconds: u64,
     },
+    /// Three times the capacity for a minute: what is done, how soon the rest is refused, and how it ends
+    Overload {
+        /// Write the medians here
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// How often it is measured
+        #[arg(long, default_value_t = 1)]
+        rounds: usize,
+        /// Length of the overload
+        #[arg(long, default_value_t = 60.0)]
+        seconds: f64,
+    },
+    /// How soon a submit is refused while the store is away, and what limits cost that are not reached
+    Admission {
+        /// Write the medians here
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Pairs of runs without limits and with all of them
+        #[arg(long, default_value_t = 9)]
+        pairs: usize,
+        /// Length of each run
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+    },
     /// The worker of the others, which start it
     #[command(hide = true)]
     TheWorker {
@@ -161,6 +185,22 @@ async fn run(args: Args) -> anyhow::Result<()> {
                 seconds,
             };
             let figures = bench::controller::run(&options).await?;
+            show(&figures, "", json)
+        }
+        What::Overload {
+            json,
+            rounds,
+            seconds,
+        } => {
+            let scale = bench::overload::Scale {
+                time: Duration::from_secs_f64(seconds),
+                ..bench::overload::Scale::WHOLE
+            };
+            let figures = bench::overload::run(scale, rounds).await?;
+            show(&figures, "", json)
+        }
+        What::Admission { json, pairs, seconds } => {
+            let figures = bench::admission::run(&bench::admission::Options { pairs, seconds }).await?;
             show(&figures, "", json)
         }
         What::TheWorker { router, slots } => bench::router::worker::run(router, slots).await,

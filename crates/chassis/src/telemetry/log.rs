@@ -36,9 +36,10 @@ pub enum LogFormat {
     Human,
 }
 
-/// The transport crates say at `info` what concerns nobody; the exporter's own spans would export themselves.
-const QUIET: &str =
-    "h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,opentelemetry=warn,opentelemetry_sdk=warn";
+/// The transport crates say at `info` what concerns nobody; the exporter's own spans would export themselves; and of spans
+/// that are of traces alone ([`super::trace::TRACES_ONLY`]) no fields are written down for lines that never come.
+const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,opentelemetry=warn,\
+    opentelemetry_sdk=warn,tidegate::trace=off";
 const TRANSPORT: [&str; 5] = ["h2", "hyper", "tonic", "tower", "opentelemetry"];
 
 /// Installs the global subscriber.

@@ -19,6 +19,9 @@ pub(super) use sampler::ByLineage;
 pub(super) use work::install;
 pub use work::{LINKS_MAX, Since, Work, WorkSpan, is_on};
 
+/// Target of spans that no log line is written in: the log does without their fields, which cost as much as the span.
+pub const TRACES_ONLY: &str = "tidegate::trace";
+
 /// `traceparent` and `tracestate` of the current span; `None` when tracing is off.
 pub fn current_traceparent() -> Option<(String, Option<String>)> {
     traceparent_of(&Span::current())

@@ -1,11 +1,12 @@
 //! Entering jobs.
 
-use std::collections::HashMap;
-
 use sha2::{Digest, Sha256};
 use tidegate_chassis::{
     serve::{Hold, PeerInfo},
-    telemetry::{link_remote, set_remote_parent, trace::traceparent_of},
+    telemetry::{
+        link_remote, set_remote_parent,
+        trace::{TRACES_ONLY, is_on, traceparent_of},
+    },
 };
 use tidegate_protocol::{
     convert::{self, Invalid},
@@ -60,6 +61,9 @@ impl Trace {
 
     /// The span of the call: what the job's own trace context names, if the producer gave none.
     fn begin(&mut self, span: &Span) {
+        if span.is_disabled() {
+            return;
+        }
         if !self.parent.is_empty() {
             set_remote_parent(span, &self.parent, Some(&self.state));
         }
@@ -114,7 +118,7 @@ impl Jobs {
             return Err(refusal);
         }
         let span = submit_span(&wire.queue, 1);
-        if !wire.traceparent.is_empty() {
+        if !span.is_disabled() && !wire.traceparent.is_empty() {
             link_remote(&span, &wire.traceparent, Some(&wire.tracestate));
         }
         trace.begin(&span);
@@ -282,30 +286,45 @@ impl Jobs {
             .map_err(|why| Refusal::not_tried(why, "waiting submits"))
     }
 
-    /// One addition per queue and outcome, however many jobs.
+    /// One addition for each run of jobs that came to the same, which most of a batch did.
     fn count<'a>(&self, answers: impl Iterator<Item = (&'a QueueName, Result<&'a Submitted, &'a Refusal>)>) {
-        let mut outcomes: HashMap<(&QueueName, &'static str, Option<&'static str>), u64> = HashMap::new();
+        let (mut run, mut length) = (None, 0);
         for (queue, answer) in answers {
-            let (outcome, reason) = match answer {
-                Ok(Submitted {
-                    outcome: SubmitOutcome::Created,
-                    ..
-                }) => ("created", None),
-                Ok(Submitted {
-                    outcome: SubmitOutcome::Duplicate,
-                    ..
-                }) => ("duplicate", None),
-                Err(refusal) if refusal.is_pushback() => ("refused", Some(refusal.reason())),
-                Err(_) => ("failed", None),
-            };
-            *outcomes.entry((queue, outcome, reason)).or_default() += 1;
-        }
-        for ((queue, outcome, reason), count) in outcomes {
-            self.metrics.submitted(queue, outcome, count);
-            if let Some(reason) = reason {
-                self.metrics.rejected(queue, reason, count);
+            let next = Some((queue, outcome_of(answer)));
+            if run != next {
+                self.count_run(std::mem::replace(&mut run, next), std::mem::take(&mut length));
             }
+            length += 1;
         }
+        self.count_run(run, length);
+    }
+
+    fn count_run(&self, run: Option<(&QueueName, Counted)>, length: u64) {
+        let Some((queue, (outcome, reason))) = run else {
+            return;
+        };
+        self.metrics.submitted(queue, outcome, length);
+        if let Some(reason) = reason {
+            self.metrics.rejected(queue, reason, length);
+        }
+    }
+}
+
+/// An outcome of the metrics, and why it was refused.
+type Counted = (&'static str, Option<&'static str>);
+
+fn outcome_of(answer: Result<&Submitted, &Refusal>) -> Counted {
+    match answer {
+        Ok(Submitted {
+            outcome: SubmitOutcome::Created,
+            ..
+        }) => ("created", None),
+        Ok(Submitted {
+            outcome: SubmitOutcome::Duplicate,
+            ..
+        }) => ("duplicate", None),
+        Err(refusal) if refusal.is_pushback() => ("refused", Some(refusal.reason())),
+        Err(_) => ("failed", None),
     }
 }
 
@@ -353,7 +372,11 @@ fn common_queue(wires: &[v1::NewJob]) -> &str {
     }
 }
 
+/// Of traces alone: no line is written in it.
 fn submit_span(queue: &str, count: usize) -> Span {
+    if !is_on() {
+        return Span::none();
+    }
     // What the caller calls a queue may be anything until it is checked.
     let queue = if queue.len() <= limits::NAME_BYTES_MAX {
         queue
@@ -361,6 +384,7 @@ fn submit_span(queue: &str, count: usize) -> Span {
         "(invalid)"
     };
     tracing::info_span!(
+        target: TRACES_ONLY,
         "submit",
         otel.name = %format_args!("submit {queue}"),
         otel.kind = "producer",

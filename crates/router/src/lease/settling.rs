@@ -3,10 +3,10 @@
 use tidegate_chassis::telemetry::trace::{self, Since, TraceContext};
 use tidegate_protocol::{
     convert,
-    domain::{OutcomeKind, SettleResult},
+    domain::{LeaseRef, OutcomeKind, QueueName, SettleResult},
     v1,
 };
-use tidegate_store::SettleItem;
+use tidegate_store::{SettleItem, StoreResult};
 
 use super::Shared;
 use crate::{metrics::Operation, status::Refusal};
@@ -41,10 +41,10 @@ pub async fn settle(shared: &Shared, wires: Vec<v1::Settlement>, span: Option<Tr
     } else {
         trace::within(span, shared.pipes.settle(items)).await
     };
-    for ((lease, kind), result) in leases.into_iter().zip(results) {
+    count(shared, leases.iter().zip(&results));
+    for ((lease, _), result) in leases.into_iter().zip(results) {
         let (result, state, error) = match result {
             Ok(result) => {
-                count(shared, &lease.id.queue, kind, result);
                 let (result, state) = convert::settle_result(result);
                 (result, state, None)
             }
@@ -73,16 +73,31 @@ pub async fn settle(shared: &Shared, wires: Vec<v1::Settlement>, span: Option<Tr
     v1::Settled { items: answers }
 }
 
-fn count(
+/// One addition for each run of jobs that ended alike, which most of a message did.
+fn count<'a>(
     shared: &Shared,
-    queue: &tidegate_protocol::domain::QueueName,
-    kind: OutcomeKind,
-    result: SettleResult,
+    settled: impl Iterator<Item = (&'a (LeaseRef, OutcomeKind), &'a StoreResult<SettleResult>)>,
 ) {
-    match result {
-        SettleResult::Recorded(_) => shared.metrics.settled(queue, kind),
-        // A released lease that was lost is the ordinary way to free its slot.
-        SettleResult::Stale(_) | SettleResult::NotFound if kind == OutcomeKind::Released => {}
-        SettleResult::Stale(_) | SettleResult::NotFound => shared.metrics.stale_settle(queue),
+    let (mut run, mut length) = (None, 0);
+    for ((lease, kind), result) in settled {
+        let queue = &lease.id.queue;
+        match result {
+            Ok(SettleResult::Recorded(_)) if run == Some((queue, *kind)) => length += 1,
+            Ok(SettleResult::Recorded(_)) => {
+                let ended = run.replace((queue, *kind));
+                end_of_run(shared, ended, std::mem::replace(&mut length, 1));
+            }
+            // A released lease that was lost is the ordinary way to free its slot.
+            Ok(SettleResult::Stale(_) | SettleResult::NotFound) if *kind == OutcomeKind::Released => {}
+            Ok(SettleResult::Stale(_) | SettleResult::NotFound) => shared.metrics.stale_settle(queue),
+            Err(_) => {}
+        }
+    }
+    end_of_run(shared, run, length);
+}
+
+fn end_of_run(shared: &Shared, run: Option<(&QueueName, OutcomeKind)>, length: u64) {
+    if let Some((queue, kind)) = run {
+        shared.metrics.settled(queue, kind, length);
     }
 }

@@ -17,7 +17,7 @@ struct Step {
 pub(super) struct Retries([Step; STEPS]);
 
 impl Retries {
-    pub(super) fn settled(&mut self, now_ms: u64, is_retry: bool) {
+    pub(super) fn settled(&mut self, now_ms: u64, is_retry: bool, count: u64) {
         let number = now_ms / STEP_MS;
         let step = &mut self.0[number as usize % STEPS];
         if step.number != number {
@@ -26,8 +26,8 @@ impl Retries {
                 ..Step::default()
             };
         }
-        step.settled += 1;
-        step.retried += u64::from(is_retry);
+        step.settled += count;
+        step.retried += count * u64::from(is_retry);
     }
 
     /// 0 when nothing was settled.
@@ -59,13 +59,13 @@ mod tests {
             (30_001, false),
             (54_000, false),
         ] {
-            retries.settled(now_ms, is_retry);
+            retries.settled(now_ms, is_retry, 1);
         }
         assert_eq!(retries.ratio(59_999), 0.4);
         assert_eq!(retries.ratio(60_000), 0.25, "the first step is over");
         assert_eq!(retries.ratio(89_999), 0.25);
         assert_eq!(retries.ratio(90_000), 0.0);
-        retries.settled(120_000, true);
+        retries.settled(120_000, true, 3);
         assert_eq!(retries.ratio(120_000), 1.0, "steps are used anew");
     }
 }
