@@ -25,6 +25,10 @@ use super::peer::PeerInfo;
 /// The HTTP/2 client preface. A TLS hello is longer, so this many bytes prove a speaking peer either way.
 const PREFACE_BYTES: usize = 24;
 
+/// What one connection may make us read before the others have their turn: a frame. Requests are small, so a peer that
+/// sends streams by the thousand would hold a thread for as long as it takes to begin them all.
+const TURN_BYTES: usize = 16 << 10;
+
 /// A connection that counts toward the bounds until it is dropped.
 pub struct Connection {
     stream: TcpStream,
@@ -33,6 +37,8 @@ pub struct Connection {
     patience: Duration,
     /// Since when the peer has read nothing of what waits for it.
     stalled: Option<Stalled>,
+    /// Read in this turn.
+    turn: usize,
     _place: Place,
 }
 
@@ -147,6 +153,7 @@ impl Connection {
             handshake,
             patience,
             stalled: None,
+            turn: 0,
             _place: place,
         }
     }
@@ -191,12 +198,22 @@ impl AsyncRead for Connection {
             let error = "answers were not read in time";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, error)));
         }
+        if this.turn >= TURN_BYTES {
+            this.turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
-        let Some(handshake) = &mut this.handshake else {
-            return Pin::new(&mut this.stream).poll_read(cx, buffer);
+        let polled = Pin::new(&mut this.stream).poll_read(cx, buffer)?;
+        let read = buffer.filled().len() - before;
+        this.turn = match polled {
+            Poll::Ready(()) => this.turn + read,
+            Poll::Pending => 0,
         };
-        if Pin::new(&mut this.stream).poll_read(cx, buffer)?.is_ready() {
-            let read = buffer.filled().len() - before;
+        let Some(handshake) = &mut this.handshake else {
+            return polled.map(Ok);
+        };
+        if polled.is_ready() {
             handshake.missing = handshake.missing.saturating_sub(read);
             if handshake.missing == 0 {
                 this.handshake = None;

@@ -72,7 +72,8 @@ impl Default for Limits {
             connection_age_max: Duration::from_secs(30 * 60),
             header_list_bytes_max: 16 << 10,
             frame_bytes_max: 16 << 10,
-            stream_window_bytes: 256 << 10,
+            // A full batch of small jobs is 300 KiB: with less it would stop half-way and wait for our reading of it.
+            stream_window_bytes: 1 << 20,
             connection_window_bytes: 1 << 20,
             pending_reset_streams_max: 20,
             local_error_reset_streams_max: 1024,
