@@ -20,7 +20,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use tidegate_chassis::{CancellationToken, telemetry::trace::Since};
 use tidegate_protocol::domain::{Incarnation, QueueName, Session};
-use tidegate_store::{Grants, JobStore, LeaseRequest, StoreEvent, StoreResult};
+use tidegate_store::{Grant, Grants, JobStore, LeaseRequest, StoreEvent, StoreResult};
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
     time::{MissedTickBehavior, interval},
@@ -68,26 +68,46 @@ enum Command {
     Join(Stream),
     Credits(Session, Vec<CreditOf>),
     Leave(Session, oneshot::Sender<Vec<QueueName>>),
+    Entering(Vec<QueueName>, oneshot::Sender<Asked>),
+    HandedOver(Asked, Vec<StoreResult<Grants>>),
 }
 
 /// A cheap handle. All of it does nothing once the dispatcher has ended, which it does only in a drain.
 #[derive(Clone)]
-pub struct Dispatch(mpsc::Sender<Command>);
+pub struct Dispatch {
+    commands: mpsc::Sender<Command>,
+    handback: Handback,
+}
 
 impl Dispatch {
     pub async fn join(&self, stream: Stream) {
-        let _ = self.0.send(Command::Join(stream)).await;
+        let _ = self.commands.send(Command::Join(stream)).await;
     }
 
     pub async fn credits(&self, session: Session, credits: Vec<CreditOf>) {
-        let _ = self.0.send(Command::Credits(session, credits)).await;
+        let _ = self.commands.send(Command::Credits(session, credits)).await;
+    }
+
+    /// Jobs are about to be entered into these queues: what somebody waits for there in vain, to be leased in the same
+    /// call. `None`: nothing. Answer it with [`Self::handed_over`].
+    pub async fn entering(&self, queues: Vec<QueueName>) -> Option<Asked> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Entering(queues, reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    pub async fn handed_over(&self, asked: Asked, answers: Vec<StoreResult<Grants>>) {
+        let sent = self.commands.send(Command::HandedOver(asked, answers)).await;
+        if let Err(mpsc::error::SendError(Command::HandedOver(_, answers))) = sent {
+            self.handback.now(granted(answers)).await;
+        }
     }
 
     /// No grant goes to the session any more; answers the queues it was granted from. `None` once the dispatcher has
     /// ended.
     pub async fn leave(&self, session: Session) -> Option<Vec<QueueName>> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(Command::Leave(session, reply)).await.ok()?;
+        self.commands.send(Command::Leave(session, reply)).await.ok()?;
         answer.await.ok()
     }
 }
@@ -121,11 +141,16 @@ struct QueueClock {
     back_at: Option<u64>,
 }
 
-/// A lease call in flight: what was asked for, and each session's counter from before it was asked.
-struct Flight {
-    requests: Vec<LeaseRequest>,
+/// What the store is asked for, and each session's counter from before it is asked.
+pub struct Asked {
+    pub requests: Vec<LeaseRequest>,
     counters: HashMap<Session, u64>,
     since: Since,
+}
+
+/// A lease call in flight.
+struct Flight {
+    asked: Asked,
     answers: BoxFuture<'static, Vec<StoreResult<Grants>>>,
 }
 
@@ -140,6 +165,10 @@ impl Dispatcher {
     ) -> (Self, Dispatch) {
         let (handle, commands) = mpsc::channel(COMMANDS_QUEUED_MAX);
         let events = store.subscribe();
+        let dispatch = Dispatch {
+            commands: handle,
+            handback: handback.clone(),
+        };
         let dispatcher = Self {
             store,
             calls,
@@ -153,7 +182,7 @@ impl Dispatcher {
             streams: HashMap::new(),
             clocks: HashMap::new(),
         };
-        (dispatcher, Dispatch(handle))
+        (dispatcher, dispatch)
     }
 
     /// Until `draining`; then what is in flight is finished and handed back.
@@ -171,7 +200,7 @@ impl Dispatcher {
                 () = draining.cancelled() => break,
                 answers = landing(&mut flight) => {
                     if let Some(landed) = flight.take() {
-                        self.land(landed.requests, &landed.counters, landed.since, answers);
+                        self.land(landed.asked, answers);
                     }
                 }
                 _ = self.commands.recv_many(&mut inbox, COMMANDS_PER_TURN) => {
@@ -182,23 +211,35 @@ impl Dispatcher {
             }
         }
         if let Some(flight) = flight {
-            let answers = flight.answers.await;
-            self.handback
-                .now(
-                    answers
-                        .into_iter()
-                        .flatten()
-                        .flat_map(|grants| grants.grants)
-                        .collect(),
-                )
-                .await;
+            self.handback.now(granted(flight.answers.await)).await;
+        }
+        self.commands.close();
+        while let Some(command) = self.commands.recv().await {
+            if let Command::HandedOver(_, answers) = command {
+                self.handback.now(granted(answers)).await;
+            }
         }
     }
 
     fn take_off(&mut self) -> Option<Flight> {
+        let asked = self.ask(|board, may_grant, takes| board.plan(may_grant, takes))?;
+        let (store, requests) = (self.store.clone(), asked.requests.clone());
+        let answers = Box::pin(async move { store.lease(requests).await });
+        Some(Flight { asked, answers })
+    }
+
+    /// What a plan of the board comes to; `None`: nothing.
+    fn ask(
+        &mut self,
+        plan: impl FnOnce(
+            &mut Board,
+            &mut dyn FnMut(&QueueName) -> bool,
+            &dyn Fn(Session) -> bool,
+        ) -> Vec<LeaseRequest>,
+    ) -> Option<Asked> {
         let (condition, catalog, clocks, streams) =
             (&self.condition, &self.catalog, &mut self.clocks, &self.streams);
-        let may_grant = |queue: &QueueName| {
+        let mut may_grant = |queue: &QueueName| {
             let (costs, ttl_ms) = match catalog.facts(queue) {
                 Some(facts) => (facts.costs_a_resource, facts.lease_ttl_ms),
                 // Not looked at yet: the careful answer.
@@ -211,7 +252,7 @@ impl Dispatcher {
             let room = |seat: &Seat| seat.stream.outbox.capacity() >= OUTBOX_ROOM_MIN;
             streams.get(&session).is_some_and(room)
         };
-        let requests = self.board.plan(may_grant, takes);
+        let requests = plan(&mut self.board, &mut may_grant, &takes);
         if requests.is_empty() {
             return None;
         }
@@ -227,14 +268,10 @@ impl Dispatcher {
                 ))
             })
             .collect();
-        let store = self.store.clone();
-        let asked = requests.clone();
-        let answers = Box::pin(async move { store.lease(asked).await });
-        Some(Flight {
+        Some(Asked {
             requests,
             counters,
             since: Since::now(),
-            answers,
         })
     }
 
@@ -260,6 +297,14 @@ impl Dispatcher {
                 // The stream may have given up waiting; then it does not release either.
                 let _ = reply.send(self.forget(session));
             }
+            Command::Entering(queues, reply) => {
+                let asked = self.ask(|board, may_grant, takes| board.plan_for(&queues, may_grant, takes));
+                // Without a reply nothing is asked for. Whoever asked waits for the answer until the process ends.
+                if let Some(asked) = asked {
+                    let _ = reply.send(asked);
+                }
+            }
+            Command::HandedOver(asked, answers) => self.land(asked, answers),
         }
     }
 
@@ -318,6 +363,11 @@ impl QueueClock {
         }
         self.back_at.is_none()
     }
+}
+
+fn granted(answers: Vec<StoreResult<Grants>>) -> Vec<Grant> {
+    let grants = answers.into_iter().flatten();
+    grants.flat_map(|grants| grants.grants).collect()
 }
 
 /// Pending for ever when nothing is in flight.

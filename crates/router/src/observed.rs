@@ -71,6 +71,11 @@ impl Observed {
         call: impl Future<Output = Vec<StoreResult<R>>>,
     ) -> Vec<StoreResult<R>> {
         let answers = self.timed(op, items, call).await;
+        self.log_faults(op, &answers);
+        answers
+    }
+
+    fn log_faults<R>(&self, op: &'static str, answers: &[StoreResult<R>]) {
         let mut faults = answers
             .iter()
             .filter_map(|answer| answer.as_ref().err())
@@ -78,7 +83,6 @@ impl Observed {
         if let Some(first) = faults.next() {
             self.log(op, first, 1 + faults.count());
         }
-        answers
     }
 
     async fn one<R>(&self, op: &'static str, call: impl Future<Output = StoreResult<R>>) -> StoreResult<R> {
@@ -113,6 +117,25 @@ impl Observed {
 impl JobStore for Observed {
     async fn submit(&self, jobs: Vec<NewJob>) -> Vec<StoreResult<Submitted>> {
         self.list_of("submit", jobs.len(), self.inner.submit(jobs)).await
+    }
+
+    fn hands_over(&self) -> bool {
+        self.inner.hands_over()
+    }
+
+    async fn submit_and_lease(
+        &self,
+        jobs: Vec<NewJob>,
+        requests: Vec<LeaseRequest>,
+    ) -> (Vec<StoreResult<Submitted>>, Vec<StoreResult<Grants>>) {
+        let (start, entered, asked) = (Monotonic::start(), jobs.len(), requests.len());
+        let (submitted, grants) = self.inner.submit_and_lease(jobs, requests).await;
+        // One call, and both.
+        self.metrics.store_call("submit", entered, start.seconds());
+        self.metrics.store_call("lease", asked, start.seconds());
+        self.log_faults("submit", &submitted);
+        self.log_faults("lease", &grants);
+        (submitted, grants)
     }
 
     async fn lease(&self, requests: Vec<LeaseRequest>) -> Vec<StoreResult<Grants>> {

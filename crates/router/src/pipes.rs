@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use tidegate_chassis::{CancellationToken, clock, tasks::Tasks};
 use tidegate_protocol::{
-    domain::{LeaseRef, NewJob, SettleResult, Submitted},
+    domain::{LeaseRef, NewJob, QueueName, SettleResult, Submitted},
     limits,
 };
 use tidegate_store::{ITEMS_PER_CALL_MAX, JobStore, RenewAnswer, SettleItem, StoreError, StoreResult};
@@ -15,6 +15,7 @@ use crate::{
     batch::{Batcher, Bounds, NotTried, batcher},
     catalog::Catalog,
     condition::Condition,
+    dispatcher::Dispatch,
     trace::StoreCalls,
 };
 
@@ -34,6 +35,9 @@ const RETRY_WITHIN: Duration = Duration::from_secs(1);
 /// Full jitter below this, so that a store that comes back is not met by all at once.
 const RETRY_PAUSE_MS_MAX: u64 = 250;
 
+/// Jobs that are entered and handed out in one call. More are several calls, and whoever waits is woken by the first.
+const HANDOVER_MAX: usize = 256;
+
 /// Cheap handles.
 #[derive(Clone)]
 pub struct Pipes {
@@ -49,6 +53,7 @@ impl Pipes {
         store: &Arc<dyn JobStore>,
         condition: &Arc<Condition>,
         catalog: &Arc<Catalog>,
+        dispatch: &Dispatch,
         system: &'static str,
         stop: &CancellationToken,
     ) -> Self {
@@ -64,12 +69,14 @@ impl Pipes {
             calls("submit"),
             stop.clone(),
             {
-                let (store, condition, catalog) = (store.clone(), condition.clone(), catalog.clone());
+                let (condition, catalog) = (condition.clone(), catalog.clone());
+                let (store, dispatch) = (store.clone(), dispatch.clone());
                 move |jobs: Vec<NewJob>| {
-                    let (store, condition, catalog) = (store.clone(), condition.clone(), catalog.clone());
+                    let (condition, catalog) = (condition.clone(), catalog.clone());
+                    let (store, dispatch) = (store.clone(), dispatch.clone());
                     async move {
                         catalog.touch(jobs.iter().map(NewJob::queue), condition.at());
-                        let answers = store.submit(jobs).await;
+                        let answers = enter(&*store, &dispatch, jobs).await;
                         condition.record_all(&answers);
                         answers
                     }
@@ -125,6 +132,32 @@ impl Pipes {
         })
         .await
     }
+}
+
+/// Enters jobs; those for which a worker waits go out in the same call.
+async fn enter(store: &dyn JobStore, dispatch: &Dispatch, jobs: Vec<NewJob>) -> Vec<StoreResult<Submitted>> {
+    if !store.hands_over() || jobs.len() > HANDOVER_MAX {
+        return store.submit(jobs).await;
+    }
+    let Some(asked) = dispatch.entering(queues_of(&jobs)).await else {
+        return store.submit(jobs).await;
+    };
+    let (submitted, grants) = store.submit_and_lease(jobs, asked.requests.clone()).await;
+    dispatch.handed_over(asked, grants).await;
+    submitted
+}
+
+/// Each once.
+fn queues_of(jobs: &[NewJob]) -> Vec<QueueName> {
+    let mut queues: Vec<&QueueName> = Vec::new();
+    for job in jobs {
+        if queues.last() != Some(&job.queue()) {
+            queues.push(job.queue());
+        }
+    }
+    queues.sort_unstable();
+    queues.dedup();
+    queues.into_iter().cloned().collect()
 }
 
 fn settle_bytes(item: &SettleItem) -> usize {

@@ -232,7 +232,6 @@ impl Router {
             metrics,
         } = janitor.clone();
         let system = system_of(config.store.expose());
-        let pipes = Pipes::start(tasks, &store, &condition, &catalog, system, &stop);
         let waiters = Arc::new(Waiters::default());
         tasks.spawn(
             "store events",
@@ -240,6 +239,7 @@ impl Router {
         );
         let verdict = attachment.start(tasks, janitor.clone(), name.clone());
         let dispatch = start_tasks(tasks, janitor, system, &draining);
+        let pipes = Pipes::start(tasks, &store, &condition, &catalog, &dispatch, system, &stop);
         let registry = Arc::new(lease::Registry::new(metrics.clone()));
         let reads = Reads::new(condition.clone());
         let shared = Arc::new(lease::Shared {

@@ -50,6 +50,22 @@ pub trait JobStore: Send + Sync + 'static {
     /// Hands out ready jobs under the caps. Sets a queue's hungry flag when a request is not met in full.
     async fn lease(&self, requests: Vec<LeaseRequest>) -> Vec<StoreResult<Grants>>;
 
+    /// Whether [`Self::submit_and_lease`] is worth more than the two alone: where a call is a journey.
+    fn hands_over(&self) -> bool {
+        false
+    }
+
+    /// A submit and then a lease. Who asked in vain for jobs of a queue is not woken for those that are granted here, but
+    /// is for what is left.
+    async fn submit_and_lease(
+        &self,
+        jobs: Vec<NewJob>,
+        requests: Vec<LeaseRequest>,
+    ) -> (Vec<StoreResult<Submitted>>, Vec<StoreResult<Grants>>) {
+        let submitted = self.submit(jobs).await;
+        (submitted, self.lease(requests).await)
+    }
+
     /// Prolongs leases by the queue's ttl.
     async fn renew(&self, leases: Vec<LeaseRef>) -> Vec<StoreResult<RenewAnswer>>;
 

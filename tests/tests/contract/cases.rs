@@ -1,13 +1,14 @@
 //! The contract, promise by promise.
 
 use tidegate_protocol::{
-    domain::{JobState, LeaseRef, Loss, Outcome, Policy, SettleResult, SubmitOutcome},
+    domain::{JobState, LeaseRef, Loss, Outcome, Policy, QueueName, SettleResult, SubmitOutcome},
     reason,
 };
 use tidegate_store::{
-    Action, ActionAnswer, CapOrder, Clock as _, ListRequest, Reclaim, ReleaseCause, RenewAnswer, StoreError,
-    StoreEvent,
+    Action, ActionAnswer, CapOrder, Clock as _, LeaseRequest, ListRequest, Reclaim, ReleaseCause, RenewAnswer,
+    StoreError, StoreEvent, Want,
 };
+use tokio::sync::broadcast;
 
 use tidegate_tests::Sandbox;
 
@@ -60,6 +61,7 @@ contract! {
     redrive_starts_afresh_and_minds_the_key,
     a_paused_queue_grants_nothing,
     a_hungry_queue_is_woken_once,
+    jobs_handed_over_wake_others_for_what_is_left,
     finished_jobs_are_kept_as_long_as_promised,
     lists_page_through_a_state,
     handing_back_in_a_row_is_slowed_and_parked_jobs_end,
@@ -588,10 +590,8 @@ async fn a_paused_queue_grants_nothing(f: Fixture) {
     assert_eq!(f.lease("email", &Worker::new(1), 1).await.grants.len(), 1);
 }
 
-async fn a_hungry_queue_is_woken_once(f: Fixture) {
-    let mut events = f.store.subscribe();
-    assert!(f.lease("email", &Worker::new(1), 1).await.unmet);
-    f.fill("email", 2).await;
+/// The queue of the next wake.
+async fn woken(events: &mut broadcast::Receiver<StoreEvent>) -> QueueName {
     let wake = async {
         loop {
             if let StoreEvent::Wake(name) = events.recv().await.unwrap() {
@@ -599,13 +599,49 @@ async fn a_hungry_queue_is_woken_once(f: Fixture) {
             }
         }
     };
-    let name = tokio::time::timeout(std::time::Duration::from_secs(5), wake)
-        .await
-        .expect("woken");
-    assert_eq!(name, queue("email"));
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(5), wake);
+    waited.await.expect("woken")
+}
+
+async fn a_hungry_queue_is_woken_once(f: Fixture) {
+    let mut events = f.store.subscribe();
+    assert!(f.lease("email", &Worker::new(1), 1).await.unmet);
+    f.fill("email", 2).await;
+    assert_eq!(woken(&mut events).await, queue("email"));
     f.fill("email", 2).await;
     let more = tokio::time::timeout(std::time::Duration::from_millis(100), events.recv()).await;
     assert!(more.is_err(), "not hungry, not woken: {more:?}");
+}
+
+async fn jobs_handed_over_wake_others_for_what_is_left(f: Fixture) {
+    let (here, elsewhere) = (Worker::new(1), Worker::new(2));
+    let request = |worker: &Worker, max| LeaseRequest {
+        queue: queue("email"),
+        wants: vec![Want {
+            session: worker.session,
+            incarnation: worker.incarnation,
+            max,
+        }],
+    };
+    assert!(f.lease("email", &here, 2).await.unmet);
+    assert!(f.lease("email", &elsewhere, 2).await.unmet);
+    let mut events = f.store.subscribe();
+    let jobs = vec![
+        job("email", "a"),
+        job("sms", "b"),
+        job("email", "c"),
+        job("email", "d"),
+    ];
+    let ids: Vec<_> = jobs.iter().map(|job| job.id.clone()).collect();
+    let requests = vec![request(&here, 2)];
+    let (submitted, granted) = f.store.submit_and_lease(jobs, requests).await;
+    let submitted: Vec<_> = submitted.into_iter().map(|answer| answer.unwrap().id).collect();
+    assert_eq!(submitted, ids, "in their order, of whatever queue");
+    let grants = granted.into_iter().next().unwrap().unwrap();
+    assert_eq!((grants.grants.len(), grants.unmet), (2, false));
+    assert!(grants.grants.iter().all(|grant| grant.session == here.session));
+    assert_eq!(woken(&mut events).await, queue("email"));
+    assert_eq!(f.lease("email", &elsewhere, 2).await.grants.len(), 1);
 }
 
 async fn finished_jobs_are_kept_as_long_as_promised(f: Fixture) {

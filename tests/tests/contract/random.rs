@@ -275,8 +275,20 @@ impl World {
             wants,
         };
         let before = self.slots(&request.queue).await;
-        let answers = same!(self, format!("lease {request:?}"), |store| store
-            .lease(vec![request.clone()]));
+        // Sometimes together with a submit.
+        let n = self.rng.usize(..8).saturating_sub(4);
+        let jobs: Vec<_> = (0..n).map(|_| self.new_job()).collect();
+        let answers = if jobs.is_empty() {
+            same!(self, format!("lease {request:?}"), |store| store
+                .lease(vec![request.clone()]))
+        } else {
+            let what = format!("submit {jobs:?} and lease {request:?}");
+            let (submitted, granted) = same!(self, what, |store| store
+                .submit_and_lease(jobs.clone(), vec![request.clone()]));
+            let ids = submitted.into_iter().flatten().map(|submitted| submitted.id);
+            self.ids.extend(ids);
+            granted
+        };
         let after = self.slots(&request.queue).await;
         for ((slots_before, _), (slots, cap)) in before.into_iter().zip(after) {
             // A lowered cap may leave more running than it allows; then nothing new is granted on top.

@@ -19,6 +19,9 @@ pub(super) const WANTS_PER_CALL_MAX: usize = 256;
 /// Jobs handed out by one lease call.
 pub(super) const GRANTS_PER_CALL_MAX: u32 = 1_000;
 
+/// Of one queue together with a submit: a batch of jobs seldom has more.
+const HANDOVER_MAX: u32 = 256;
+
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Landing {
@@ -78,8 +81,22 @@ struct Line {
     hungry: bool,
     /// Hungry by the store's own word, which tells when that changes: more credit is no reason to ask.
     asleep: bool,
+    /// Requests for it in flight. More credit can wait for what they come to.
+    in_flight: u32,
     /// Woken while the call was in flight. The store wakes once and may have looked before: asked again after it.
     woken: bool,
+}
+
+impl Line {
+    /// About to be asked for: what was known of it is of before.
+    fn forget(&mut self) {
+        (self.dirty, self.hungry, self.asleep, self.woken) = (false, false, false, false);
+    }
+
+    /// Nobody waits for anything of it.
+    fn is_over(&self) -> bool {
+        self.waiting.is_empty() && !self.dirty && self.in_flight == 0
+    }
 }
 
 impl Board {
@@ -102,7 +119,7 @@ impl Board {
         for queue in seat.credits.keys() {
             if let Some(line) = self.queues.get_mut(queue) {
                 line.waiting.retain(|other| *other != session);
-                if line.waiting.is_empty() && !line.dirty && !line.woken {
+                if line.is_over() && !line.woken {
                     self.queues.remove(queue);
                 }
             }
@@ -133,7 +150,7 @@ impl Board {
             if joins {
                 line.waiting.push_back(session);
             }
-            if !line.asleep {
+            if !line.asleep && line.in_flight == 0 {
                 self.mark(&queue);
             }
         }
@@ -178,7 +195,7 @@ impl Board {
             let Some(line) = self.queues.get_mut(&queue) else {
                 continue;
             };
-            (line.dirty, line.hungry, line.asleep, line.woken) = (false, false, false, false);
+            line.forget();
             if !may_grant(&queue) {
                 line.hungry = true;
                 continue;
@@ -187,11 +204,45 @@ impl Board {
             if wants.is_empty() {
                 continue;
             }
+            self.takes_off(&queue);
             wants_left -= wants.len();
             grants_left -= wants.iter().map(|want| want.max).sum::<u32>();
             requests.push(LeaseRequest { queue, wants });
         }
         requests
+    }
+
+    /// What to ask for together with jobs that are about to be entered into these queues: only where the store has nothing
+    /// and somebody waits. Others are asked for as ever.
+    pub fn plan_for(
+        &mut self,
+        queues: &[QueueName],
+        mut may_grant: impl FnMut(&QueueName) -> bool,
+        takes: impl Fn(Session) -> bool,
+    ) -> Vec<LeaseRequest> {
+        let mut requests = Vec::new();
+        for queue in queues {
+            let Some(line) = self.queues.get_mut(queue) else {
+                continue;
+            };
+            if !line.asleep || line.dirty || line.waiting.is_empty() || !may_grant(queue) {
+                continue;
+            }
+            line.forget();
+            let wants = self.wants(queue, WANTS_PER_CALL_MAX, HANDOVER_MAX, &takes);
+            if !wants.is_empty() {
+                self.takes_off(queue);
+                let queue = queue.clone();
+                requests.push(LeaseRequest { queue, wants });
+            }
+        }
+        requests
+    }
+
+    fn takes_off(&mut self, queue: &QueueName) {
+        if let Some(line) = self.queues.get_mut(queue) {
+            line.in_flight += 1;
+        }
     }
 
     /// The first sessions in line, with an equal share each where there is not enough for all.
@@ -312,9 +363,10 @@ impl Board {
                 .filter(|(_, first)| !first)
                 .map(|(session, _)| *session),
         );
+        line.in_flight = line.in_flight.saturating_sub(1);
         line.hungry |= landing != Landing::Met;
         line.asleep = landing == Landing::Unmet;
-        if line.waiting.is_empty() && !line.dirty {
+        if line.is_over() {
             self.queues.remove(&request.queue);
         } else if landing == Landing::Met || line.woken {
             self.mark(&request.queue);

@@ -111,6 +111,7 @@ fn credit_in_flight_is_not_promised_twice() {
     board.credit(session(0), email.clone(), 5, 0);
     let first = plan(&mut board);
     board.credit(session(0), email.clone(), 7, 0);
+    board.mark(&email);
     let second = plan(&mut board);
     assert_eq!((wanted(&first), wanted(&second)), (vec![(0, 5)], vec![(0, 2)]));
     // The worker takes some back while the call is in flight: what comes beyond that is not handed out.
@@ -173,6 +174,44 @@ fn an_unmet_queue_waits_for_a_wake_or_the_fallback() {
     assert!(plan(&mut board).is_empty());
     board.mark_hungry(false);
     assert_eq!(wanted(&plan(&mut board)), [(0, 1)]);
+}
+
+#[test]
+fn credit_that_comes_during_a_call_waits_for_what_it_comes_to() {
+    let mut board = board(2);
+    let a = queue("a");
+    board.credit(session(0), a.clone(), 2, 0);
+    let requests = plan(&mut board);
+    board.credit(session(1), a.clone(), 1, 0);
+    assert!(plan(&mut board).is_empty(), "a call is in flight");
+    deal(&mut board, &requests[0], 2);
+    assert_eq!(
+        wanted(&plan(&mut board)),
+        [(1, 1)],
+        "there was enough: there may be more"
+    );
+}
+
+#[test]
+fn a_submit_takes_along_what_is_waited_for_in_vain() {
+    let mut board = board(2);
+    let (a, b) = (queue("a"), queue("b"));
+    let plan_for = |board: &mut Board| board.plan_for(&[queue("a"), queue("b")], |_| true, |_| true);
+    board.credit(session(0), a.clone(), 2, 0);
+    assert!(
+        plan_for(&mut board).is_empty(),
+        "nobody has asked yet: the usual way does"
+    );
+    let requests = plan(&mut board);
+    assert!(plan_for(&mut board).is_empty(), "the usual way is asking");
+    deal(&mut board, &requests[0], 0);
+    board.credit(session(1), b, 1, 0);
+    let requests = plan_for(&mut board);
+    assert_eq!((requests.len(), wanted(&requests)), (1, vec![(0, 2)]));
+    assert!(plan_for(&mut board).is_empty(), "it is asked for");
+    deal(&mut board, &requests[0], 1);
+    assert_eq!(board.allowance(session(0), &a), 1);
+    assert_eq!(wanted(&plan_for(&mut board)), [(0, 1)]);
 }
 
 #[test]

@@ -2,14 +2,13 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use tidegate_chassis::telemetry::trace::Since;
 use tidegate_protocol::{
     domain::{Job, OutcomeKind, Policy, QueueName, Session},
     limits, v1,
 };
-use tidegate_store::{Grant, Grants, LeaseRequest, StoreResult};
+use tidegate_store::{Grant, Grants, StoreResult};
 
-use super::{Dispatcher, board::Landing};
+use super::{Asked, Dispatcher, board::Landing};
 use crate::{metrics::Operation, trace};
 
 /// One grants message; a single job and its headers always fit.
@@ -25,13 +24,12 @@ struct Parcel {
 }
 
 impl Dispatcher {
-    pub(super) fn land(
-        &mut self,
-        requests: Vec<LeaseRequest>,
-        counters: &HashMap<Session, u64>,
-        since: Since,
-        answers: Vec<StoreResult<Grants>>,
-    ) {
+    pub(super) fn land(&mut self, asked: Asked, answers: Vec<StoreResult<Grants>>) {
+        let Asked {
+            requests,
+            counters,
+            since,
+        } = asked;
         let queues = requests.iter().map(|request| &request.queue);
         // They end with this: when the grants are on their streams.
         let _spans = trace::leases(self.calls, queues.zip(&answers), since);

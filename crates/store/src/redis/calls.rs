@@ -7,7 +7,7 @@ use std::{
 
 use deadpool_redis::redis::{Cmd, cmd};
 use futures_util::future::join_all;
-use tidegate_protocol::domain::{JobId, LeaseRef, LocalId, QueueName};
+use tidegate_protocol::domain::{JobId, LeaseRef, LocalId, NewJob, QueueName};
 use uuid::Uuid;
 
 use super::{
@@ -291,8 +291,18 @@ fn is_silent<R>(answers: &[StoreResult<R>]) -> bool {
     )
 }
 
-fn same<T, R>(piece: &[&T], error: StoreError) -> Vec<StoreResult<R>> {
+pub(super) fn same<T, R>(piece: &[&T], error: StoreError) -> Vec<StoreResult<R>> {
     piece.iter().map(|_| Err(error.clone())).collect()
+}
+
+/// What a new job is in a call, roughly.
+pub(super) fn submit_size(job: &NewJob) -> usize {
+    job.payload.len() + 512
+}
+
+/// Whether one call takes them all.
+pub(super) fn fits_a_piece(jobs: &[NewJob]) -> bool {
+    jobs.len() <= ITEMS_PER_PIECE && jobs.iter().map(submit_size).sum::<usize>() <= BYTES_PER_PIECE
 }
 
 /// Cuts into runs of a bounded number of items and bytes; a single item may be larger.

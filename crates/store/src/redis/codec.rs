@@ -28,6 +28,9 @@ pub(super) fn state(code: u64) -> StoreResult<JobState> {
         .ok_or_else(|| corrupt(&format!("the unknown state {code}")))
 }
 
+/// What [`put_job`] makes of one.
+pub(super) const ARGUMENTS_PER_JOB: usize = 3;
+
 pub(super) fn put_job(call: &mut Call, new: &NewJob) {
     let mut entry = Vec::with_capacity(64);
     entry.extend_from_slice(new.id.local.as_bytes());

@@ -11,6 +11,7 @@ mod codec;
 mod events;
 mod faults;
 mod greeting;
+mod handover;
 mod inspect;
 mod keys;
 mod link;

@@ -39,6 +39,7 @@ macro_rules! operations {
 operations! {
     SUBMIT = "submit",
     LEASE = "lease",
+    HANDOVER = "handover",
     RENEW = "renew",
     SETTLE = "settle",
     SWEEP = "sweep",

@@ -5,10 +5,13 @@ use uuid::Uuid;
 
 use super::{
     RedisStore, blob,
+    calls::Call,
     codec::{corrupt, grants},
     keys,
     link::RESPONSE_TIMEOUT,
-    operations, policy, server,
+    operations, policy,
+    reply::Reply,
+    server,
 };
 use crate::{
     CapAnswer, CapOrder, Clock, Grants, ITEMS_PER_CALL_MAX, LeaseRequest, QueueRecord, Reclaim, Reclaimed,
@@ -22,14 +25,23 @@ const LEASES_PER_CALL: usize = 256;
 impl RedisStore {
     pub(super) async fn lease_one(&self, request: &LeaseRequest) -> StoreResult<Grants> {
         let mut call = self.call(operations::LEASE, &request.queue);
-        call.text(ITEMS_PER_CALL_MAX);
+        self.put_request(&mut call, request, ITEMS_PER_CALL_MAX);
+        let reply = self.run(&self.leases, &call).await?;
+        self.granted(request, reply)
+    }
+
+    /// The arguments of a lease.
+    pub(super) fn put_request(&self, call: &mut Call, request: &LeaseRequest, grants_max: usize) {
+        call.text(grants_max);
         call.text(self.not_after().map(|ms| ms.to_string()).unwrap_or_default());
         let known = self.policies.digest(&request.queue);
         call.text(known.map(|digest| digest.to_string()).unwrap_or_default());
         for want in &request.wants {
             call.ids(want.session.0, want.incarnation.0).text(want.max);
         }
-        let reply = self.run(&self.leases, &call).await?;
+    }
+
+    pub(super) fn granted(&self, request: &LeaseRequest, reply: Reply) -> StoreResult<Grants> {
         grants(request, reply, |json| self.policies.learn(&request.queue, json))
     }
 

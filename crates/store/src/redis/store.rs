@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 
 use super::{
     RedisStore,
-    calls::{Batch, Call},
+    calls::{Batch, Call, submit_size},
     codec::{
         acted, all_submitted, each_byte, got, page, place, put_job, put_settlement, renewed, settled, swept,
     },
@@ -31,17 +31,28 @@ impl JobStore for RedisStore {
         if let Err(error) = self.enter(jobs.iter().map(NewJob::queue)).await {
             return all(&jobs, error);
         }
-        let size = |job: &NewJob| job.payload.len() + 512;
         let batch = Batch {
             link: &self.submits,
             operation: operations::SUBMIT,
             is_acknowledged: true,
             first: None,
             put: put_job,
-            size,
+            size: submit_size,
             read: all_submitted,
         };
         self.batch(&jobs, NewJob::queue, batch).await
+    }
+
+    fn hands_over(&self) -> bool {
+        true
+    }
+
+    async fn submit_and_lease(
+        &self,
+        jobs: Vec<NewJob>,
+        requests: Vec<LeaseRequest>,
+    ) -> (Vec<StoreResult<Submitted>>, Vec<StoreResult<Grants>>) {
+        self.hand_over(jobs, requests).await
     }
 
     async fn lease(&self, requests: Vec<LeaseRequest>) -> Vec<StoreResult<Grants>> {

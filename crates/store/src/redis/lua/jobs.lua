@@ -72,8 +72,19 @@ function known(id, head, body)
   return job
 end
 
+-- Those that a handover has just entered, if they are all of them.
+local function entered_bodies(ids)
+  local entered, bodies = parts.just_entered, {}
+  for i = 1, #ids do
+    local body = entered[ids[i]]
+    if not body then return nil end
+    bodies[i] = body
+  end
+  return bodies
+end
+
 function read_bodies(ids)
-  local bodies = call('HMGET', K.bodies, unpack(ids))
+  local bodies = parts.just_entered and entered_bodies(ids) or call('HMGET', K.bodies, unpack(ids))
   for i = 1, #ids do if bodies[i] then bytes_read = bytes_read + #bodies[i] end end
   return bodies
 end

@@ -141,8 +141,10 @@ local heads_put, bodies_put, gone = {}, {}, {}
 local pushed, succeeded, ended = {[0] = {}, [1] = {}}, {}, {}
 -- Totals that grow.
 local submitted_n, succeeded_n, dead_n = 0, 0, 0
--- What other parts do at the beginning and the end of a call.
-local parts = {}
+-- What other parts do at the beginning and the end of a call. `is_handover`: jobs that are entered are handed out in the
+-- same call, so nobody need be woken for them.
+-- `just_entered`: id -> body of these.
+local parts = {is_handover = false, just_entered = nil}
 
 local function list_in(lists, key)
   local list = lists[key]
@@ -244,6 +246,6 @@ local function begin(keys, args)
   name_keys(KEYS[1])
   read_time()
   read_record()
-  bytes_read = 0
+  bytes_read, parts.is_handover, parts.just_entered = 0, false, nil
   let_go()
 end

@@ -125,7 +125,7 @@ made.submit = function()
       room, entered_n = room - 1, entered_n + 1
     end
   end
-  if #ready > 0 then wake() end
+  if #ready > 0 and not parts.is_handover then wake() end
   submitted_n = entered_n
   flush()
   return entered_n == n and string.char(unpack(answers)) or answers
