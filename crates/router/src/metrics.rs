@@ -6,13 +6,13 @@ mod retries;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
 use tidegate_chassis::{
     clock::Monotonic,
-    telemetry::{Counter, Gauge, Histogram, KeyValue, Meter, StringValue},
+    telemetry::{Counter, Gauge, Histogram, KeyValue, Meter},
 };
 use tidegate_flow::breaker;
 use tidegate_protocol::domain::{CapRecord, JobState, OutcomeKind, QueueName};
@@ -115,7 +115,7 @@ impl Metrics {
             return KeyValue::new("queue", OTHER_QUEUES);
         }
         // Shared: an operation clones a pointer, and makes no text.
-        let label = || KeyValue::new("queue", StringValue::from(Arc::<str>::from(queue.as_str())));
+        let label = || KeyValue::new("queue", queue.shared());
         queues.entry(queue.clone()).or_insert_with(label).clone()
     }
 

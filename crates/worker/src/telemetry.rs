@@ -122,25 +122,24 @@ impl Instruments {
 
     /// `age_ms`: how old the job was when the attempt began.
     pub(crate) fn ran(&self, context: &JobContext, verdict: Option<&Verdict>, seconds: f64, age_ms: u64) {
-        let queue = context.queue().to_string();
+        let queue = KeyValue::new("queue", context.queue().shared());
         let outcome = verdict.map_or("stopped", |verdict| outcome(&verdict.outcome));
         if outcome == "succeeded" {
-            let label = [KeyValue::new("queue", queue.clone())];
-            self.latency.record(age_ms as f64 / 1_000.0 + seconds, &label);
+            let latency_s = age_ms as f64 / 1_000.0 + seconds;
+            self.latency.record(latency_s, std::slice::from_ref(&queue));
         }
-        let labels = [
-            KeyValue::new("queue", queue.clone()),
-            KeyValue::new("outcome", outcome),
-        ];
-        self.run.record(seconds, &labels);
+        let name = queue.value.clone();
+        self.run
+            .record(seconds, &[queue, KeyValue::new("outcome", outcome)]);
+        let error_type = error_type(verdict);
         let labels = [
             KeyValue::new("messaging.system", "tidegate"),
             KeyValue::new("messaging.operation.name", "process"),
-            KeyValue::new("messaging.destination.name", queue),
+            KeyValue::new("messaging.destination.name", name),
+            KeyValue::new("error.type", error_type.unwrap_or_default()),
         ];
-        let error = error_type(verdict).map(|error| KeyValue::new("error.type", error));
-        let labels: Vec<KeyValue> = labels.into_iter().chain(error).collect();
-        self.process.record(seconds, &labels);
+        let count = labels.len() - usize::from(error_type.is_none());
+        self.process.record(seconds, &labels[..count]);
     }
 
     /// All of one moment, so that they can be compared with each other. `overdue`: of those that have any.
@@ -235,7 +234,7 @@ pub(crate) fn process_span(context: &JobContext, previous_fence: u64) -> (Span, 
     if !is_on() {
         return (span, None);
     }
-    let job_id = context.job_id().to_string();
+    let job_id = context.job_id().text();
     let traceparent = context.traceparent();
     let submit = traceparent.and_then(|text| TraceContext::parse(text, context.tracestate()));
     if let Some(submit) = &submit {

@@ -27,10 +27,10 @@ pub use log::{LogFormat, LogOutput};
 pub use metric::Metric;
 pub use metrics::{DURATION_BUCKETS_S, Metrics};
 // What users of `meter()` need, so that no other crate depends on OpenTelemetry.
+pub use opentelemetry::KeyValue;
 pub use opentelemetry::metrics::{
     Counter, Gauge, Histogram, Meter, ObservableCounter, ObservableGauge, UpDownCounter,
 };
-pub use opentelemetry::{KeyValue, StringValue};
 pub use trace::{current_traceparent, link_remote, set_remote_parent};
 
 /// The instrumentation scope of all our instruments and spans.
