@@ -21,6 +21,7 @@
 )]
 
 mod app;
+pub mod attack;
 pub mod bench;
 mod cluster;
 mod collector;

@@ -199,14 +199,7 @@ impl Process {
 
     /// User and system time so far, in clock ticks (100 a second).
     pub fn cpu_ticks(&self) -> u64 {
-        let stat = self.proc_file("stat");
-        // The program's name, in brackets, may itself contain blanks and brackets.
-        let (_, fields) = stat
-            .rsplit_once(')')
-            .expect("stat has the program's name in brackets");
-        let fields: Vec<&str> = fields.split_whitespace().collect();
-        let ticks = |index: usize| fields[index].parse::<u64>().expect("stat has numbers");
-        ticks(11) + ticks(12)
+        ticks_of(&self.proc_file("stat"))
     }
 
     /// The end of both outputs, for a failure message.
@@ -257,6 +250,21 @@ impl std::fmt::Display for Process {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "process {} (pid {})", self.inner.name, self.pid())
     }
+}
+
+/// What [`Process::cpu_ticks`] is of this process.
+pub fn own_cpu_ticks() -> u64 {
+    ticks_of(&fs::read_to_string("/proc/self/stat").expect("a process can read about itself"))
+}
+
+fn ticks_of(stat: &str) -> u64 {
+    // The program's name, in brackets, may itself contain blanks and brackets.
+    let (_, fields) = stat
+        .rsplit_once(')')
+        .expect("stat has the program's name in brackets");
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let ticks = |index: usize| fields[index].parse::<u64>().expect("stat has numbers");
+    ticks(11) + ticks(12)
 }
 
 /// One of the workspace's binaries.

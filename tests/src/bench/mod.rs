@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod controller;
+pub mod hostile;
 pub mod overload;
 pub mod router;
 mod stalls;

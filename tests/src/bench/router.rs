@@ -17,6 +17,7 @@ use anyhow::{Context, ensure};
 use bytes::Bytes;
 
 use super::Figures;
+use crate::process::own_cpu_ticks;
 use crate::{Process, Redis, RedisOptions, Router, RouterOptions, START_TIMEOUT, Sandbox, built};
 
 pub struct Options {
@@ -52,6 +53,8 @@ const SLOTS: u32 = 1_000;
 const WARM_UP: Duration = Duration::from_secs(1);
 /// Jobs that are submitted faster than they run wait for the end of the measurement.
 const REST_TIMEOUT: Duration = Duration::from_secs(60);
+/// The kernel counts in hundredths of a second.
+const TICKS_PER_SECOND: f64 = 100.0;
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// # Errors
@@ -61,7 +64,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Figures> {
     for _ in 0..options.rounds {
         for (name, way) in load::WAYS {
             if options.wants(name) {
-                figures.add(name, lifecycles(way, options.seconds).await?);
+                lifecycles(name, way, options.seconds, &mut figures).await?;
             }
         }
         for (name, rate, routers) in pickup::CASES {
@@ -75,22 +78,27 @@ pub async fn run(options: &Options) -> anyhow::Result<Figures> {
     Ok(figures)
 }
 
-/// Whole lifecycles a second, submitted in one way.
-async fn lifecycles(way: load::Way, seconds: f64) -> anyhow::Result<f64> {
+/// Whole lifecycles a second, submitted in one way, and what each process took of the processors for one.
+async fn lifecycles(name: &str, way: load::Way, seconds: f64, figures: &mut Figures) -> anyhow::Result<()> {
     let sandbox = Sandbox::new();
     let stack = Stack::start(&sandbox, 1).await;
     let mut settled = load::run(way, &stack.submit_url(), WARM_UP).await?;
     stack.settled(settled).await?;
-    let started = Instant::now();
+    let (started, before) = (Instant::now(), stack.cpu_ticks());
     let submitted = load::run(way, &stack.submit_url(), Duration::from_secs_f64(seconds)).await?;
     settled += submitted;
     stack.settled(settled).await?;
-    Ok(submitted as f64 / started.elapsed().as_secs_f64())
+    figures.add(name, submitted as f64 / started.elapsed().as_secs_f64());
+    for ((process, after), (_, before)) in stack.cpu_ticks().into_iter().zip(before) {
+        let us = (after - before) as f64 / TICKS_PER_SECOND * 1e6;
+        figures.add(&format!("{name}_{process}_us_per_job"), us / submitted as f64);
+    }
+    Ok(())
 }
 
 /// The processes of one measurement.
 struct Stack<'a> {
-    _redis: Redis<'a>,
+    redis: Redis<'a>,
     routers: Vec<Router>,
     worker: Process,
 }
@@ -114,7 +122,7 @@ impl<'a> Stack<'a> {
         let worker = Process::start(sandbox, command);
         worker.wait_for_line(worker::READY, START_TIMEOUT).await;
         Self {
-            _redis: redis,
+            redis,
             routers: started,
             worker,
         }
@@ -122,6 +130,17 @@ impl<'a> Stack<'a> {
 
     fn submit_url(&self) -> String {
         self.routers[0].grpc_url()
+    }
+
+    /// The processor time of each process so far, in the kernel's ticks; this process is the client.
+    fn cpu_ticks(&self) -> [(&'static str, u64); 4] {
+        let routers = self.routers.iter().map(|router| router.process.cpu_ticks());
+        [
+            ("client", own_cpu_ticks()),
+            ("router", routers.sum()),
+            ("worker", self.worker.cpu_ticks()),
+            ("redis", self.redis.process().cpu_ticks()),
+        ]
     }
 
     /// Until so many jobs have succeeded since the start.

@@ -112,6 +112,26 @@ enum What {
         #[arg(long, default_value_t = 3.0)]
         seconds: f64,
     },
+    /// A producer's submits while others attack the router
+    Hostile {
+        /// Write the medians here
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// How often it is measured
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Length of each part: calm, attack on another router, attack
+        #[arg(long, default_value_t = 8.0)]
+        seconds: f64,
+    },
+    /// The attackers of it
+    #[command(hide = true)]
+    TheAttackers {
+        #[arg(long)]
+        router: String,
+        #[arg(long)]
+        seconds: f64,
+    },
     /// The worker of the others, which start it
     #[command(hide = true)]
     TheWorker {
@@ -203,6 +223,15 @@ async fn run(args: Args) -> anyhow::Result<()> {
             let figures = bench::admission::run(&bench::admission::Options { pairs, seconds }).await?;
             show(&figures, "", json)
         }
+        What::Hostile {
+            json,
+            rounds,
+            seconds,
+        } => {
+            let figures = bench::hostile::run(&bench::hostile::Options { rounds, seconds }).await?;
+            show(&figures, "", json)
+        }
+        What::TheAttackers { router, seconds } => bench::hostile::attackers(&router, seconds).await,
         What::TheWorker { router, slots } => bench::router::worker::run(router, slots).await,
     }
 }

@@ -14,6 +14,7 @@ mod dev;
 mod examples;
 mod failover;
 mod fences;
+mod floods;
 mod harness;
 mod hold;
 mod hostile;
