@@ -5,8 +5,8 @@ use tidegate_protocol::{
     reason,
 };
 use tidegate_store::{
-    Action, ActionAnswer, CapOrder, Clock as _, LeaseRequest, ListRequest, Reclaim, ReleaseCause, RenewAnswer,
-    StoreError, StoreEvent, Want,
+    Action, ActionAnswer, CapOrder, Clock as _, LeaseRequest, ListRequest, Reclaim, ReleaseCause,
+    RenewAnswer, StoreError, StoreEvent, Want,
 };
 use tokio::sync::broadcast;
 
