@@ -210,7 +210,8 @@ impl<'a> Stack<'a> {
             ..WorkerOptions::default()
         };
         let url = router.grpc_url();
-        let worker = WorkerProc::start(sandbox, &[url.clone()], &app.url(), &[QUEUE], options).await;
+        let worker =
+            WorkerProc::start(sandbox, std::slice::from_ref(&url), &app.url(), &[QUEUE], options).await;
         Ok(Self {
             client: Client::connect([url.clone()])?,
             channels: channels(&url).await?,
