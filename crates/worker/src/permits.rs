@@ -132,6 +132,12 @@ impl Permits {
         Some(self.queues[*index].target.min(self.slots))
     }
 
+    /// Its target, or what still runs of a higher one. `None`: the queue is not ours.
+    pub(crate) fn held(&self, queue: &QueueName) -> Option<u32> {
+        let index = self.index.get(queue)?;
+        Some(self.target(queue)?.max(self.queues[*index].in_use))
+    }
+
     /// Lowers the permits below the target; `None`: not any more.
     pub(crate) fn set_limit(&mut self, queue: &QueueName, limit: Option<u32>) {
         if let Some(queue) = self.get(queue) {

@@ -22,13 +22,15 @@ impl Core {
         self.tell_pools();
     }
 
-    /// A pool is as large as the queues that take from it may be.
+    /// A pool is as large as the queues that take from it may be, and never smaller than what runs of them: a job that was
+    /// started under a higher target would wait for a connection that the resource has, and its wait would be taken for a
+    /// shortage.
     pub(super) fn tell_pools(&mut self) {
         let (permits, all) = (&self.permits, &self.settings.queues);
         self.pools.tell(|queues| {
             let queues = if queues.is_empty() { all } else { queues };
-            let targets = queues.iter().filter_map(|queue| permits.target(queue));
-            let jobs = targets.fold(0, u32::saturating_add);
+            let held = queues.iter().filter_map(|queue| permits.held(queue));
+            let jobs = held.fold(0, u32::saturating_add);
             jobs.min(self.settings.slots)
         });
     }
@@ -179,6 +181,7 @@ impl Core {
 
     /// Callers that wait for a connection are more than the resource takes now.
     pub(super) fn look_at_pools(&mut self, now_ms: u64) {
+        self.tell_pools();
         let mut eased = Vec::new();
         for pool in self.pools.look(now_ms) {
             let queues = match pool.queues.as_slice() {

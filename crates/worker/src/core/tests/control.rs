@@ -243,3 +243,24 @@ fn a_pool_is_told_its_target_when_it_changes() {
     let told = follower.0.lock().expect("no holder panics").clone();
     assert_eq!(told, [8, 3, 8, 0, 1], "never more than slots");
 }
+
+/// The controller moves targets between workers all the time; a job that runs keeps what it was started with.
+#[test]
+fn a_pool_shrinks_with_what_runs_and_not_under_it() {
+    let follower = std::sync::Arc::new(Follower::default());
+    let pool = crate::pools::Pool::new(
+        "pg".to_owned(),
+        Vec::new(),
+        std::sync::Arc::new(std::sync::Arc::clone(&follower)),
+    );
+    let mut core = connected(8).with_pools(vec![pool]);
+    target(&mut core, 10, 3);
+    granted(&mut core, 10, 1, vec![grant(1), grant(2), grant(3)]);
+    target(&mut core, 20, 1);
+    for (fence, at) in [(1, 100), (2, 200), (3, 300)] {
+        ended_at(&mut core, at, fence, done());
+        core.tick(at).expect("nothing is overdue");
+    }
+    let told = follower.0.lock().expect("no holder panics").clone();
+    assert_eq!(told, [8, 3, 2, 1]);
+}
