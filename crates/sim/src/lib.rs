@@ -6,15 +6,17 @@
 pub mod bench;
 pub mod cli;
 mod explain;
-mod measure;
+pub mod measure;
 mod misreport;
+pub mod plan;
 pub mod plant;
 mod plot;
 pub mod report;
 pub mod run;
 pub mod scenario;
-mod shape;
+pub mod shape;
 mod strategies;
+mod stretch;
 mod suite;
 
-pub use suite::{Job, Row, rows_of};
+pub use suite::{Check, Job, Row, judge, rows_of};

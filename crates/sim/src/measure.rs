@@ -51,9 +51,10 @@ impl Measures<'_> {
                 .filter(|(at, _)| only.is_none_or(|only| only == *at))
         };
         let sum = |of: fn(&QueueMeter) -> u64| queues().map(|(_, queue)| of(queue)).sum::<u64>();
-        let sojourns = || -> Vec<f32> {
+        let done = || queues().map(|(_, queue)| queue.sojourns.len() as u64).sum();
+        let waits = || -> Vec<f32> {
             queues()
-                .flat_map(|(_, queue)| queue.sojourns.iter().copied())
+                .flat_map(|(_, queue)| queue.sojourns.iter().chain(&queue.unfinished).copied())
                 .collect()
         };
         let pools = &meter.pools;
@@ -62,14 +63,14 @@ impl Measures<'_> {
             |of: fn(&PoolMeter) -> f64| pools.iter().map(of).fold(0.0, f64::max) * 100.0 / length_s;
         Ok(match measure {
             "goodput_pct" => self.goodput(only),
-            "p50_s" => quantile(&sojourns(), 0.5),
-            "p99_s" => quantile(&sojourns(), 0.99),
+            "p50_s" => quantile(&waits(), 0.5),
+            "p99_s" => quantile(&waits(), 0.99),
             "error_pct" => share_pct(sum(|queue| queue.failed), sum(|queue| queue.attempts)),
             "lost" => sum(|queue| queue.dead) as f64,
             "attempts" => sum(|queue| queue.attempts) as f64,
             "redelivered" => sum(|queue| queue.redelivered) as f64,
             "refused_pct" => share_pct(sum(|queue| queue.refused), sum(|queue| queue.submitted)),
-            "served_pct" => share_pct(sojourns().len() as u64, sum(|queue| queue.submitted)),
+            "served_pct" => share_pct(done(), sum(|queue| queue.submitted)),
             "over_cap_pct" => share_of_time(|pool| pool.over_s),
             "pool_exhausted_pct" => share_of_time(|pool| pool.exhausted_s),
             "api_error_pct" => {

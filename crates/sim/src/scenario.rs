@@ -29,6 +29,8 @@ pub struct Scenario {
     pub events: Vec<Event>,
     #[serde(default)]
     pub expect: Vec<Expect>,
+    /// What only a run with real servers needs; nothing to the model.
+    pub live: Option<toml::Table>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::{
     measure::Measures,
     run::{Outcome, Setup, run},
-    scenario::Scenario,
+    scenario::{Expect, Scenario},
 };
 
 /// One scenario on one seed, under several strategies.
@@ -88,6 +88,37 @@ pub fn rows_of(jobs: &[Job<'_>]) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// Each expectation, by the values of measures: of the run that is judged (`None`), and of those it is compared with.
+pub fn judge(expects: &[Expect], value: impl Fn(&str, Option<&str>) -> Result<f64>) -> Result<Vec<Check>> {
+    let check = |expect: &Expect| {
+        let unit = match &expect.times {
+            Some(other) => value(&expect.measure, Some(other))?,
+            None => 1.0,
+        };
+        let (min, max) = (expect.min.map(|min| min * unit), expect.max.map(|max| max * unit));
+        let value = value(&expect.measure, None)?;
+        let bound = |sign: &str, bound: Option<f64>| {
+            let times = expect
+                .times
+                .as_ref()
+                .map_or_else(String::new, |times| format!(" x {times}"));
+            bound.map_or_else(String::new, |bound| format!("{sign} {bound}{times} "))
+        };
+        Ok(Check {
+            measure: expect.measure.clone(),
+            bounds: format!("{}{}", bound(">=", expect.min), bound("<=", expect.max))
+                .trim()
+                .to_owned(),
+            min,
+            max,
+            value,
+            holds: min.is_none_or(|min| value >= min) && max.is_none_or(|max| value <= max),
+            why: expect.why.clone(),
+        })
+    };
+    expects.iter().map(check).collect()
+}
+
 impl Job<'_> {
     fn run(&self) -> Result<Vec<Row>> {
         let setup = Setup {
@@ -126,34 +157,8 @@ impl Job<'_> {
             oracle: &outcomes["oracle"],
         };
         let measures = of(name);
-        let mut checks = Vec::new();
-        for expect in &self.scenario.expect {
-            let unit = match &expect.times {
-                Some(strategy) => of(strategy).get(&expect.measure)?,
-                None => 1.0,
-            };
-            let (min, max) = (expect.min.map(|min| min * unit), expect.max.map(|max| max * unit));
-            let value = measures.get(&expect.measure)?;
-            let holds = min.is_none_or(|min| value >= min) && max.is_none_or(|max| value <= max);
-            let bound = |sign: &str, bound: Option<f64>| {
-                let times = expect
-                    .times
-                    .as_ref()
-                    .map_or_else(String::new, |times| format!(" x {times}"));
-                bound.map_or_else(String::new, |bound| format!("{sign} {bound}{times} "))
-            };
-            checks.push(Check {
-                measure: expect.measure.clone(),
-                bounds: format!("{}{}", bound(">=", expect.min), bound("<=", expect.max))
-                    .trim()
-                    .to_owned(),
-                min,
-                max,
-                value,
-                holds,
-                why: expect.why.clone(),
-            });
-        }
+        let value = |measure: &str, strategy: Option<&str>| of(strategy.unwrap_or(name)).get(measure);
+        let checks = judge(&self.scenario.expect, value)?;
         Ok(Row {
             scenario: self.scenario.name.clone(),
             strategy: name.to_owned(),

@@ -3,6 +3,7 @@
 use fastrand::Rng;
 
 use super::{Plant, events::Event, pool::Holder};
+use crate::plan;
 
 /// Store operations of a lease.
 const LEASE_OPS: f64 = 3.0;
@@ -63,20 +64,16 @@ impl Plant {
         self.schedule_arrival(queue);
     }
 
-    /// Poisson arrivals by thinning: candidates at the highest rate, each taken with the rate of its time.
     fn schedule_arrival(&mut self, queue: usize) {
         let of = &mut self.queues[queue];
-        let most = of.setup.per_s.most();
-        if most <= 0.0 {
-            return;
-        }
-        let mut at = self.now;
-        while at < self.scenario.length_s {
-            at += -(1.0 - of.arrivals.f64()).ln() / most;
-            if of.arrivals.f64() * most < of.setup.per_s.at(at) {
-                self.events.add(at, Event::Arrive { queue, burst: 0 });
-                return;
-            }
+        let next = plan::next_arrival(
+            &of.setup.per_s,
+            self.now,
+            self.scenario.length_s,
+            &mut of.arrivals,
+        );
+        if let Some(at) = next {
+            self.events.add(at, Event::Arrive { queue, burst: 0 });
         }
     }
 

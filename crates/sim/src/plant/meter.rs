@@ -13,6 +13,8 @@ pub struct QueueMeter {
     pub redelivered: u64,
     /// Seconds from arrival to success.
     pub sojourns: Vec<f32>,
+    /// Ages at the end of jobs that had not ended: what they will have waited at least. The model leaves them out.
+    pub unfinished: Vec<f32>,
 }
 
 /// Of one resource.

@@ -17,7 +17,10 @@ use std::collections::VecDeque;
 
 use fastrand::Rng;
 
-use crate::scenario::{self, Scenario};
+use crate::{
+    plan,
+    scenario::{self, Scenario},
+};
 use events::Events;
 use fleet::Worker;
 use jobs::Job;
@@ -78,8 +81,7 @@ pub struct Plant {
 
 impl Plant {
     pub fn new(scenario: &Scenario, seed: u64) -> Self {
-        // Distinct streams of one seed: what one part draws never shifts what another meets.
-        let stream = |number: u64| Rng::with_seed(seed.wrapping_mul(1_000_003).wrapping_add(number));
+        let stream = |number: u64| plan::stream(seed, number);
         let queues = scenario
             .queues
             .values()
@@ -99,7 +101,7 @@ impl Plant {
                 took_retry: false,
                 limit: Limit::default(),
                 window: Window::default(),
-                arrivals: stream(100 + at as u64),
+                arrivals: stream(plan::ARRIVALS + at as u64),
             })
             .collect();
         let pools: Vec<Pool> = scenario.resources.values().cloned().map(Pool::new).collect();
@@ -107,7 +109,9 @@ impl Plant {
             now: 0.0,
             meter: Meter::new(scenario.queues.len(), pools.len()),
             queues,
-            api_random: (0..pools.len()).map(|at| stream(500 + at as u64)).collect(),
+            api_random: (0..pools.len())
+                .map(|at| stream(plan::CALLS + at as u64))
+                .collect(),
             pools,
             jobs: Vec::new(),
             free_jobs: Vec::new(),

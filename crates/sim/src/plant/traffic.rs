@@ -1,6 +1,7 @@
 //! Who else uses a pool: calls of an API, and probes.
 
 use super::{Plant, events::Event, pool::Holder};
+use crate::plan;
 
 /// What a caller of the API waits for a connection.
 const API_TIMEOUT_S: f64 = 1.0;
@@ -37,18 +38,9 @@ impl Plant {
         let Some(api) = &self.pools[pool].resource.api else {
             return;
         };
-        let most = api.per_s.most();
-        if most <= 0.0 {
-            return;
-        }
         let random = &mut self.api_random[pool];
-        let mut at = self.now;
-        while at < self.scenario.length_s {
-            at += -(1.0 - random.f64()).ln() / most;
-            if random.f64() * most < api.per_s.at(at) {
-                self.events.add(at, Event::ApiArrive { pool });
-                return;
-            }
+        if let Some(at) = plan::next_arrival(&api.per_s, self.now, self.scenario.length_s, random) {
+            self.events.add(at, Event::ApiArrive { pool });
         }
     }
 
