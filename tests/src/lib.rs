@@ -38,6 +38,7 @@ pub mod report;
 mod roles;
 pub mod sampler;
 mod sandbox;
+pub mod scenario;
 mod wait;
 pub mod work;
 

@@ -21,7 +21,19 @@ pub struct Sampler<T> {
 
 impl<T: Send + 'static> Sampler<T> {
     /// Asks `look` every 100 ms; `None` = nothing could be seen now.
-    pub fn start<F>(what: impl Into<String>, mut look: impl FnMut() -> F + Send + 'static) -> Self
+    pub fn start<F>(what: impl Into<String>, look: impl FnMut() -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = Option<T>> + Send + 'static,
+    {
+        Self::every(EVERY, what, look)
+    }
+
+    /// The same at another pace.
+    pub fn every<F>(
+        period: Duration,
+        what: impl Into<String>,
+        mut look: impl FnMut() -> F + Send + 'static,
+    ) -> Self
     where
         F: Future<Output = Option<T>> + Send + 'static,
     {
@@ -29,7 +41,7 @@ impl<T: Send + 'static> Sampler<T> {
         let stopped = stop.clone();
         let looking = tokio::spawn(async move {
             let start = Instant::now();
-            let mut ticks = tokio::time::interval(EVERY);
+            let mut ticks = tokio::time::interval(period);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             let mut seen = Vec::new();
             loop {
@@ -159,6 +171,21 @@ pub fn metric(page: &str, name: &str, queue: &str) -> Option<f64> {
     line.rsplit(' ').next()?.parse().ok()
 }
 
+/// The sum of a metric's values over all its series with these labels.
+pub fn sum(page: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let labels: Vec<String> = labels
+        .iter()
+        .map(|(name, value)| format!("{name}=\"{value}\""))
+        .collect();
+    let is_wanted = |line: &&str| {
+        let rest = line.strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+            && labels.iter().all(|label| line.contains(label))
+    };
+    let value = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
+    page.lines().filter(is_wanted).filter_map(value).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,5 +207,8 @@ mod tests {
         let page = "# HELP a b\na_total{queue=\"y\"} 1\na{otel_scope_name=\"t\",queue=\"x\"} 2\na{queue=\"y\"} 3.5\n";
         assert_eq!(metric(page, "a", "y"), Some(3.5));
         assert_eq!(metric(page, "a", "z"), None);
+        assert_eq!(sum(page, "a", &[]), 5.5);
+        assert_eq!(sum(page, "a_total", &[("queue", "y")]), 1.0);
+        assert_eq!(sum(page, "a", &[("queue", "z")]), 0.0);
     }
 }

@@ -48,6 +48,11 @@ enum Command {
     /// Example: cargo xtask bench router --json router.json
     #[command(disable_help_flag = true)]
     Bench(run::Args),
+    /// Failures that fixed concurrency does not survive, on real servers, several ways to decide side by side
+    ///
+    /// Example: cargo xtask scenario 2 --report report/
+    #[command(disable_help_flag = true)]
+    Scenario(run::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +62,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Demo(args) => run::demo(&args),
         Command::Bench(args) => run::bench(&args),
+        Command::Scenario(args) => run::scenario(&args),
     };
     match result {
         Ok(code) => code,

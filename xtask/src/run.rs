@@ -1,4 +1,4 @@
-//! `demo` and `bench`: build what they need, then run it.
+//! `demo`, `bench` and `scenario`: build what they need, then run it.
 
 use std::{
     ffi::OsString,
@@ -24,6 +24,11 @@ pub(crate) fn demo(args: &Args) -> Result<ExitCode> {
 pub(crate) fn bench(args: &Args) -> Result<ExitCode> {
     let what = ["--release", "--bin", "bench", "--bin", "tidegate"];
     build_and_run("release", "bench", &what, args)
+}
+
+pub(crate) fn scenario(args: &Args) -> Result<ExitCode> {
+    let bins = ["--bin", "scenario", "--bin", "test-worker", "--bin", "tidegate"];
+    build_and_run("release", "scenario", &[&["--release"], &bins[..]].concat(), args)
 }
 
 fn build_and_run(profile: &str, name: &str, what: &[&str], args: &Args) -> Result<ExitCode> {

@@ -4,11 +4,13 @@
 //! long it takes.
 
 mod database;
+mod plant;
 
 use std::{net::SocketAddr, time::Duration};
 
 use async_trait::async_trait;
 use clap::Parser;
+use sqlx::postgres::PgConnectOptions;
 use tidegate_chassis::{
     CancellationToken,
     admin::{Readiness, serve_metrics},
@@ -20,9 +22,11 @@ use tokio::net::TcpListener;
 
 use database::Database;
 pub use database::SCHEMA;
+use plant::PlantPool;
 
 /// Longer than any test: what is to end earlier is ended by somebody.
 const FOR_EVER: Duration = Duration::from_secs(600);
+const STATEMENT_TIMEOUT_MS: u64 = 5_000;
 
 #[derive(Parser)]
 #[command(name = "test-worker")]
@@ -38,7 +42,16 @@ pub struct Args {
     slots: u32,
     #[arg(long, default_value_t = 25)]
     drain_seconds: u64,
-    /// Where the kind `postgres` does its work
+    /// NAME=MS: of a queue of the kind `plant`
+    #[arg(long = "statement-timeout-ms", value_parser = statement_timeout)]
+    statement_timeouts: Vec<(String, u64)>,
+    /// Of the kind `plant`: a failure is a failure, whoever is to blame, as in systems that do not ask
+    #[arg(long)]
+    blames_nobody: bool,
+    /// What the kind `plant` works on, as the controller knows it
+    #[arg(long, default_value = "pg")]
+    resource: String,
+    /// Where the kinds `postgres` and `plant` do their work
     #[arg(long, default_value = "")]
     postgres: String,
     /// The resource that it is, so that its pool follows the target; without it the pool has a session a slot
@@ -61,6 +74,8 @@ pub enum Work {
     Sleep,
     /// Works inside Postgres, see [`SCHEMA`]
     Postgres,
+    /// Works inside Postgres on connections as many as the target, see [`crate::scenario`]
+    Plant,
     /// Computes for ever on a thread of the runtime
     Loop,
     /// Holds a thread of the runtime for ever
@@ -79,17 +94,29 @@ fn queue(text: &str) -> Result<(String, Work), String> {
     Ok((name.to_owned(), clap::ValueEnum::from_str(kind, true)?))
 }
 
+fn statement_timeout(text: &str) -> Result<(String, u64), String> {
+    let (name, ms) = text.split_once('=').ok_or("NAME=MS")?;
+    Ok((
+        name.to_owned(),
+        ms.parse().map_err(|error| format!("{ms}: {error}"))?,
+    ))
+}
+
 #[derive(serde::Deserialize, Default)]
 #[serde(default)]
 struct Payload {
-    ms: u64,
+    ms: f64,
     /// Before the statement that takes so long, while a session is held.
     pause_ms: u64,
+    /// Before that, without a session.
+    off_ms: f64,
 }
 
 struct Handler {
     work: Work,
     database: Database,
+    /// Of the kind `plant` only.
+    pool: Option<PlantPool>,
 }
 
 #[async_trait]
@@ -103,12 +130,19 @@ impl Delivery for Handler {
 
 impl Handler {
     async fn run(&self, context: &JobContext, payload: &Payload) -> Result<(), JobError> {
-        let time = Duration::from_millis(payload.ms);
+        let time = Duration::from_secs_f64((payload.off_ms + payload.ms).max(0.0) / 1_000.0);
         let pause = Duration::from_millis(payload.pause_ms);
         match self.work {
             Work::Noop => {}
             Work::Sleep => tokio::time::sleep(time).await,
             Work::Postgres => self.database.work(context, pause, time).await?,
+            Work::Plant => {
+                let pool = self
+                    .pool
+                    .as_ref()
+                    .ok_or_else(|| JobError::failed("no --postgres"))?;
+                pool.work(payload.off_ms, payload.ms).await?;
+            }
             Work::Loop => loop {
                 std::hint::spin_loop();
             },
@@ -140,7 +174,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tokio::spawn(serving);
     let database = Database::new(&args)?;
     let mut worker = Worker::connect(args.routers, args.controllers)
-        .name(args.name)
+        .name(args.name.clone())
         .slots(args.slots)
         .drain_timeout(Duration::from_secs(args.drain_seconds))
         .on_connected(move |_| println!("ready role=worker metrics={metrics}"));
@@ -150,8 +184,27 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         worker = worker.pool(resource, queues.collect::<Vec<_>>(), pool);
     }
     for (queue, work) in args.queues {
+        let pool = match work {
+            Work::Plant => {
+                let of_queue = args.statement_timeouts.iter().find(|(name, _)| *name == queue);
+                let timeout_ms = of_queue.map_or(STATEMENT_TIMEOUT_MS, |(_, ms)| *ms);
+                let connect: PgConnectOptions = args.postgres.parse()?;
+                let connect = connect.application_name(&args.name);
+                Some(PlantPool::new(
+                    connect,
+                    args.slots,
+                    timeout_ms,
+                    args.blames_nobody,
+                ))
+            }
+            _ => None,
+        };
+        if let Some(pool) = pool.clone() {
+            worker = worker.pool(args.resource.clone(), [queue.clone()], pool);
+        }
         let database = database.clone();
-        worker = worker.deliver(queue, Handler { work, database });
+        let handler = Handler { work, database, pool };
+        worker = worker.deliver(queue, handler);
     }
     worker.run_until(shutdown.cancelled_owned()).await?;
     Ok(())
