@@ -22,7 +22,15 @@ pub(crate) fn demo(args: &Args) -> Result<ExitCode> {
 }
 
 pub(crate) fn bench(args: &Args) -> Result<ExitCode> {
-    let what = ["--release", "--bin", "bench", "--bin", "tidegate"];
+    let what = [
+        "--release",
+        "--bin",
+        "bench",
+        "--bin",
+        "tidegate",
+        "--bin",
+        "tidegate-peer",
+    ];
     build_and_run("release", "bench", &what, args)
 }
 

@@ -4,6 +4,7 @@ pub mod admission;
 pub mod controller;
 pub mod hostile;
 pub mod overload;
+pub mod peers;
 pub mod router;
 mod stalls;
 pub mod store;
@@ -53,13 +54,20 @@ impl Figures {
         self.0.iter().map(median).collect::<Map<_, _>>().into()
     }
 
-    /// One line a figure: median, range, and its ratio to `base` where there is one.
-    pub fn print(&self, base: &str) {
-        let base = self.median(base);
-        for (name, values) in &self.0 {
+    /// Name, median, lowest and highest of each figure, in the order they were measured.
+    pub fn ranges(&self) -> impl Iterator<Item = (&str, f64, f64, f64)> {
+        self.0.iter().map(|(name, values)| {
             let median = self.median(name).unwrap_or_default();
             let low = values.iter().copied().fold(f64::INFINITY, f64::min);
             let high = values.iter().copied().fold(0.0, f64::max);
+            (name.as_str(), median, low, high)
+        })
+    }
+
+    /// One line a figure: median, range, and its ratio to `base` where there is one.
+    pub fn print(&self, base: &str) {
+        let base = self.median(base);
+        for (name, median, low, high) in self.ranges() {
             // No rates: small, and not to be compared.
             if FINE.iter().any(|end| name.ends_with(end)) {
                 println!("{name:<32}{median:>12.2}   [{low:.2} .. {high:.2}]");

@@ -48,6 +48,24 @@ enum What {
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
     },
+    /// Tidegate beside BullMQ, apalis, Sidekiq and graphile-worker, which are installed under target/peers
+    Peers {
+        /// Write the medians here
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// How often everything is measured
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Length of each measurement
+        #[arg(long, default_value_t = 4.0)]
+        seconds: f64,
+        /// These peers only
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// These measures only
+        #[arg(long, value_delimiter = ',')]
+        measures: Vec<String>,
+    },
     /// CPU of a job with all telemetry off and on, in interleaved pairs
     Telemetry {
         /// Write the medians here
@@ -175,6 +193,23 @@ async fn run(args: Args) -> anyhow::Result<()> {
             let figures = bench::router::run(&options).await?;
             show(&figures, "", json)
         }
+        What::Peers {
+            json,
+            rounds,
+            seconds,
+            only,
+            measures,
+        } => {
+            let options = bench::peers::Options {
+                rounds,
+                seconds,
+                only,
+                measures,
+            };
+            let results = bench::peers::run(&options).await?;
+            bench::peers::print(&results);
+            write(&bench::peers::json(&results), json)
+        }
         What::Telemetry { json, pairs, jobs } => {
             let figures = bench::telemetry::run(&bench::telemetry::Options { pairs, jobs }).await?;
             show(&figures, "", json)
@@ -238,8 +273,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
 
 fn show(figures: &Figures, base: &str, json: Option<PathBuf>) -> anyhow::Result<()> {
     figures.print(base);
+    write(&figures.json(), json)
+}
+
+fn write(value: &serde_json::Value, json: Option<PathBuf>) -> anyhow::Result<()> {
     if let Some(path) = json {
-        std::fs::write(path, serde_json::to_string_pretty(&figures.json())? + "\n")?;
+        std::fs::write(path, serde_json::to_string_pretty(value)? + "\n")?;
     }
     Ok(())
 }
