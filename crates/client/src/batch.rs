@@ -211,7 +211,7 @@ pub(crate) async fn submit_jobs(caller: &Caller, batch: Vec<EncodedJob>, deadlin
     let count = batch.len();
     let request: EncodedJobs = batch.into_iter().collect();
     let failed = |error: ClientError| vec![Err(Refusal::Call(error)); count];
-    let plan = Plan::repeatable(deadline);
+    let plan = Plan::repeatable("tidegate.v1.JobService/SubmitJobs", deadline);
     match caller.call(plan, request, encoded::submit_jobs).await {
         Ok(response) if response.items.len() == count => {
             response.items.into_iter().map(item_answer).collect()

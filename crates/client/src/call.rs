@@ -1,7 +1,7 @@
 //! One call: which router, how long, and whether to try again.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -13,6 +13,7 @@ use crate::{
     deadline::Deadline,
     endpoints::Endpoints,
     error::{Again, Failure},
+    observe::Observer,
 };
 
 /// A first failure is most often one lost connection: try again soon.
@@ -28,21 +29,25 @@ pub(crate) struct Plan {
     pub(crate) deadline: Deadline,
     /// Doing it twice is harmless (reads), or is recognised (submits, by request id).
     pub(crate) repeatable: bool,
+    /// `tidegate.v1.JobService/GetJob`, for whoever measures.
+    pub(crate) method: &'static str,
     /// The answer is a stream, which goes on after the deadline: the server must not be told of it.
     pub(crate) stream: bool,
 }
 
 impl Plan {
-    pub(crate) fn repeatable(deadline: Deadline) -> Self {
+    pub(crate) fn repeatable(method: &'static str, deadline: Deadline) -> Self {
         Self {
+            method,
             deadline,
             repeatable: true,
             stream: false,
         }
     }
 
-    pub(crate) fn once(deadline: Deadline) -> Self {
+    pub(crate) fn once(method: &'static str, deadline: Deadline) -> Self {
         Self {
+            method,
             deadline,
             repeatable: false,
             stream: false,
@@ -55,6 +60,7 @@ pub(crate) struct Caller {
     endpoints: Endpoints,
     /// A few lines under it, never across an await.
     budget: Mutex<RetryBudget>,
+    observer: OnceLock<Observer>,
 }
 
 impl Caller {
@@ -62,7 +68,13 @@ impl Caller {
         Self {
             endpoints,
             budget: Mutex::default(),
+            observer: OnceLock::new(),
         }
+    }
+
+    /// The first one stays.
+    pub(crate) fn observe(&self, observer: Observer) {
+        let _ = self.observer.set(observer);
     }
 
     /// Calls until it is answered, refused for good, out of time, or out of budget.
@@ -90,7 +102,12 @@ impl Caller {
             if !plan.stream {
                 attempt.set_timeout(time);
             }
-            let failure = match tokio::time::timeout(time, send(channel, attempt)).await {
+            let call = self.observer.get().map(|observer| observer.begin(plan.method));
+            let answer = tokio::time::timeout(time, send(channel, attempt)).await;
+            if let (Some(call), Ok(answer)) = (call, &answer) {
+                call.ended(answer);
+            }
+            let failure = match answer {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
                 Ok(Err(status)) => Failure::from(status),
                 Err(_) => Failure::no_answer(),

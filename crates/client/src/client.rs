@@ -14,6 +14,7 @@ use crate::{
     call::{Caller, Plan},
     deadline::Deadline,
     endpoints::Endpoints,
+    observe::Observer,
 };
 
 /// How long a call may take, retries included, when the caller does not say.
@@ -47,6 +48,14 @@ impl Client {
         self
     }
 
+    /// Tells of each call to a router that has ended, for metrics; the first observer of a client and its clones stays. A
+    /// call that answers with a stream has ended when the stream begins.
+    #[must_use]
+    pub fn observed(self, observer: Observer) -> Self {
+        self.caller.observe(observer);
+        self
+    }
+
     /// Submits a typed payload as JSON. Set options on what it returns, then `send()`.
     pub fn submit<T: Serialize>(&self, queue: &Queue<T>, payload: impl std::borrow::Borrow<T>) -> Submit {
         Submit::new(self.clone(), Submission::new(queue, payload))
@@ -67,12 +76,12 @@ impl Client {
         Deadline::after(self.timeout)
     }
 
-    pub(crate) fn read_plan(&self) -> Plan {
-        Plan::repeatable(self.deadline())
+    pub(crate) fn read_plan(&self, method: &'static str) -> Plan {
+        Plan::repeatable(method, self.deadline())
     }
 
-    pub(crate) fn write_plan(&self) -> Plan {
-        Plan::once(self.deadline())
+    pub(crate) fn write_plan(&self, method: &'static str) -> Plan {
+        Plan::once(method, self.deadline())
     }
 }
 

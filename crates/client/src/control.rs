@@ -23,13 +23,13 @@ use tidegate_protocol::{
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tonic::{Streaming, transport::Endpoint};
+use tonic::{Code, Streaming, transport::Endpoint};
 
 pub use self::obeyed::{Kind, NotObeyed, Obeyed};
 pub use self::port::{ControlEvent, ControlPort, ControlVoice};
 use self::stream::{Stream, connect, open, request, with_causes};
 pub use self::wire::{histogram, wire_histogram};
-use crate::{ClientError, deadline::Stopwatch, endpoint};
+use crate::{ClientError, deadline::Stopwatch, endpoint, observe::Observer};
 
 /// Most breaks are one controller's restart, and another one takes over.
 const RECONNECT_BASE_MS: u64 = 50;
@@ -66,6 +66,7 @@ pub struct ControlLink {
     failures: u32,
     warned_ms: Option<u64>,
     refused_ms: Option<u64>,
+    observer: Observer,
 }
 
 /// How a stream ended, or why there was none.
@@ -103,8 +104,16 @@ impl ControlLink {
             failures: 0,
             warned_ms: None,
             refused_ms: None,
+            observer: Observer::default(),
         };
         Ok((link, port))
+    }
+
+    /// Tells of each stream that has ended.
+    #[must_use]
+    pub fn observed(mut self, observer: Observer) -> Self {
+        self.observer = observer;
+        self
     }
 
     /// Keeps a stream open until `stop`, or until the node's end is dropped.
@@ -157,7 +166,7 @@ impl ControlLink {
             Ok(hello) => hello,
             Err(ended) => return ended,
         };
-        let mut stream = match open(channel, hello).await {
+        let mut stream = match open(channel, hello, &self.observer).await {
             Ok(stream) => stream,
             Err(error) => return Ended::Failed(error),
         };
@@ -209,7 +218,7 @@ impl ControlLink {
     }
 
     async fn converse(&mut self, stream: Stream) -> Ended {
-        let Stream { up, mut down } = stream;
+        let Stream { up, mut down, call } = stream;
         let mut waiting = None;
         loop {
             tokio::select! {
@@ -220,8 +229,14 @@ impl ControlLink {
                             return ended;
                         }
                     }
-                    Ok(None) => return Ended::Failed("the controller closed the stream".to_owned()),
-                    Err(status) => return Ended::Failed(with_causes(&status)),
+                    Ok(None) => {
+                        call.end(Code::Ok);
+                        return Ended::Failed("the controller closed the stream".to_owned());
+                    }
+                    Err(status) => {
+                        call.end(status.code());
+                        return Ended::Failed(with_causes(&status));
+                    }
                 },
                 said = self.said.recv(), if waiting.is_none() => match said {
                     Some(message) => waiting = Some(message),

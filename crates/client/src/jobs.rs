@@ -19,7 +19,10 @@ impl Client {
             job_id: job_id.to_string(),
         };
         let send = |channel, request| async move { jobs(channel).get_job(request).await };
-        let response = self.caller.call(self.read_plan(), request, send).await?;
+        let response = self
+            .caller
+            .call(self.read_plan("tidegate.v1.JobService/GetJob"), request, send)
+            .await?;
         job_of(response.job)
     }
 
@@ -45,7 +48,16 @@ impl Client {
         for job_ids in calls(job_ids) {
             let request = v1::CancelJobsRequest { job_ids };
             let send = |channel, request| async move { jobs(channel).cancel_jobs(request).await };
-            results.extend(self.caller.call(self.write_plan(), request, send).await?.results);
+            results.extend(
+                self.caller
+                    .call(
+                        self.write_plan("tidegate.v1.JobService/CancelJobs"),
+                        request,
+                        send,
+                    )
+                    .await?
+                    .results,
+            );
         }
         Ok(results.into_iter().map(ActionResult::from).collect())
     }
@@ -59,7 +71,16 @@ impl Client {
         for job_ids in calls(job_ids) {
             let request = v1::RedriveJobsRequest { job_ids };
             let send = |channel, request| async move { jobs(channel).redrive_jobs(request).await };
-            results.extend(self.caller.call(self.write_plan(), request, send).await?.results);
+            results.extend(
+                self.caller
+                    .call(
+                        self.write_plan("tidegate.v1.JobService/RedriveJobs"),
+                        request,
+                        send,
+                    )
+                    .await?
+                    .results,
+            );
         }
         Ok(results.into_iter().map(ActionResult::from).collect())
     }
@@ -73,7 +94,16 @@ impl Client {
         for job_ids in calls(job_ids) {
             let request = v1::DeleteJobsRequest { job_ids };
             let send = |channel, request| async move { jobs(channel).delete_jobs(request).await };
-            results.extend(self.caller.call(self.write_plan(), request, send).await?.results);
+            results.extend(
+                self.caller
+                    .call(
+                        self.write_plan("tidegate.v1.JobService/DeleteJobs"),
+                        request,
+                        send,
+                    )
+                    .await?
+                    .results,
+            );
         }
         Ok(results.into_iter().map(ActionResult::from).collect())
     }
@@ -123,7 +153,7 @@ impl Client {
     async fn watch_until(&self, job_id: &str, deadline: Deadline) -> Result<Watch, ClientError> {
         let plan = Plan {
             stream: true,
-            ..Plan::repeatable(deadline)
+            ..Plan::repeatable("tidegate.v1.JobService/WatchJob", deadline)
         };
         let request = v1::WatchJobRequest {
             job_id: job_id.to_owned(),

@@ -34,6 +34,7 @@ mod endpoints;
 mod error;
 mod jobs;
 mod many;
+pub mod observe;
 mod queue;
 mod queues;
 mod search;

@@ -17,7 +17,14 @@ impl Client {
             page_token: page_token.into(),
         };
         let send = |channel, request| async move { queues(channel).list_queues(request).await };
-        let response = self.caller.call(self.read_plan(), request, send).await?;
+        let response = self
+            .caller
+            .call(
+                self.read_plan("tidegate.v1.QueueService/ListQueues"),
+                request,
+                send,
+            )
+            .await?;
         Ok(QueuePage {
             queues: response
                 .queues
@@ -31,7 +38,12 @@ impl Client {
     pub async fn get_queue(&self, name: impl Into<String>) -> Result<QueueView, ClientError> {
         let request = v1::GetQueueRequest { name: name.into() };
         let send = |channel, request| async move { queues(channel).get_queue(request).await };
-        queue_of(self.caller.call(self.read_plan(), request, send).await?.queue)
+        queue_of(
+            self.caller
+                .call(self.read_plan("tidegate.v1.QueueService/GetQueue"), request, send)
+                .await?
+                .queue,
+        )
     }
 
     /// Grants nothing more; what runs goes on; submits are taken.
@@ -39,13 +51,31 @@ impl Client {
         let request = v1::PauseQueueRequest { name: name.into() };
         let send = |channel, request| async move { queues(channel).pause_queue(request).await };
         // Paused twice is paused: safe to repeat.
-        queue_of(self.caller.call(self.read_plan(), request, send).await?.queue)
+        queue_of(
+            self.caller
+                .call(
+                    self.read_plan("tidegate.v1.QueueService/PauseQueue"),
+                    request,
+                    send,
+                )
+                .await?
+                .queue,
+        )
     }
 
     pub async fn resume_queue(&self, name: impl Into<String>) -> Result<QueueView, ClientError> {
         let request = v1::ResumeQueueRequest { name: name.into() };
         let send = |channel, request| async move { queues(channel).resume_queue(request).await };
-        queue_of(self.caller.call(self.read_plan(), request, send).await?.queue)
+        queue_of(
+            self.caller
+                .call(
+                    self.read_plan("tidegate.v1.QueueService/ResumeQueue"),
+                    request,
+                    send,
+                )
+                .await?
+                .queue,
+        )
     }
 }
 

@@ -98,7 +98,10 @@ impl Client {
             idempotency_key: wire.idempotency_key,
         };
         let send = |channel, request| async move { jobs(channel).list_jobs(request).await };
-        let response = self.caller.call(self.read_plan(), request, send).await?;
+        let response = self
+            .caller
+            .call(self.read_plan("tidegate.v1.JobService/ListJobs"), request, send)
+            .await?;
         Ok(JobPage {
             jobs: response
                 .jobs
@@ -123,7 +126,7 @@ impl Client {
         };
         let plan = Plan {
             stream: true,
-            ..Plan::repeatable(self.deadline())
+            ..Plan::repeatable("tidegate.v1.JobService/ActOnJobs", self.deadline())
         };
         let send = |channel, request| async move { jobs(channel).act_on_jobs(request).await };
         let stream = self.caller.call(plan, request, send).await?;

@@ -9,10 +9,13 @@ use tidegate_protocol::{
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
-    Streaming,
+    Code, Streaming,
     transport::{Channel, Endpoint},
 };
 
+use crate::observe::{Observed, Observer};
+
+const METHOD: &str = "tidegate.v1.ControlService/Attach";
 /// For the connection, and again for the stream's first answer.
 const OPEN_MAX: Duration = Duration::from_secs(3);
 /// Messages that may wait for the network.
@@ -23,6 +26,7 @@ const LAST_WORD_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Stream {
     pub(super) up: mpsc::Sender<v1::AttachRequest>,
     pub(super) down: Streaming<v1::AttachResponse>,
+    pub(super) call: Observed,
 }
 
 /// A connection of its own for every stream: whatever was wrong with the last one is gone with it.
@@ -34,7 +38,11 @@ pub(super) async fn connect(endpoint: &Endpoint) -> Result<Channel, String> {
     }
 }
 
-pub(super) async fn open(channel: Channel, hello: v1::NodeHello) -> Result<Stream, String> {
+pub(super) async fn open(
+    channel: Channel,
+    hello: v1::NodeHello,
+    observer: &Observer,
+) -> Result<Stream, String> {
     let (up, outbox) = mpsc::channel(OUTBOX);
     // It is the first in a new channel: there is room.
     up.try_send(request(Message::Hello(hello)))
@@ -42,12 +50,17 @@ pub(super) async fn open(channel: Channel, hello: v1::NodeHello) -> Result<Strea
     let mut client = ControlServiceClient::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let call = observer.begin(METHOD);
     match tokio::time::timeout(OPEN_MAX, client.attach(ReceiverStream::new(outbox))).await {
         Ok(Ok(response)) => Ok(Stream {
             up,
             down: response.into_inner(),
+            call,
         }),
-        Ok(Err(status)) => Err(with_causes(&status)),
+        Ok(Err(status)) => {
+            call.end(status.code());
+            Err(with_causes(&status))
+        }
         Err(_) => Err("no answer in time".to_owned()),
     }
 }
@@ -55,14 +68,16 @@ pub(super) async fn open(channel: Channel, hello: v1::NodeHello) -> Result<Strea
 impl Stream {
     /// Says it and ends the stream.
     pub(super) async fn end_with(self, last: Message) {
-        let Self { up, mut down } = self;
+        let Self { up, mut down, call } = self;
         let say = async {
             let _ = up.send(request(last)).await;
             drop(up);
             // The controller ends the stream when it has heard it.
             while let Ok(Some(_)) = down.message().await {}
         };
-        let _ = tokio::time::timeout(LAST_WORD_MAX, say).await;
+        if tokio::time::timeout(LAST_WORD_MAX, say).await.is_ok() {
+            call.end(Code::Ok);
+        }
     }
 }
 
