@@ -52,6 +52,7 @@ impl Prometheus {
             &listen,
             "--storage.tsdb.path",
             &sandbox.path().join("prometheus").display().to_string(),
+            "--enable-feature=exemplar-storage",
         ]);
         let process = Process::start(sandbox, command);
         process
@@ -79,6 +80,35 @@ impl Prometheus {
             .as_array()
             .map(|all| all.iter().map(sample).collect());
         samples.unwrap_or_default()
+    }
+
+    /// Labels of the exemplars of a series, of the last hour.
+    pub async fn exemplars(&self, series: &str) -> Vec<BTreeMap<String, String>> {
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .expect("after 1970");
+        let (start, end) = (now.as_secs() - 3_600, now.as_secs() + 60);
+        let query = encoded(series);
+        let answer = self
+            .get(&format!(
+                "/api/v1/query_exemplars?query={query}&start={start}&end={end}"
+            ))
+            .await;
+        let all = answer["data"].as_array().cloned().unwrap_or_default();
+        let exemplars = all
+            .iter()
+            .filter_map(|series| series["exemplars"].as_array())
+            .flatten();
+        let labels = exemplars.filter_map(|exemplar| exemplar["labels"].as_object());
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        labels
+            .map(|labels| {
+                labels
+                    .iter()
+                    .map(|(name, value)| (name.clone(), text(value)))
+                    .collect()
+            })
+            .collect()
     }
 
     /// Alerts that are pending or firing: (name, state).

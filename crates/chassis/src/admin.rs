@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, openmetrics};
 
 /// The Prometheus text format, version 0.0.4.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -113,8 +113,18 @@ pub async fn serve_metrics(
     }
 }
 
-async fn render(State(admin): State<Admin>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, TEXT_FORMAT)], admin.metrics.render())
+/// Prometheus asks for OpenMetrics first; anybody else gets the plain text.
+async fn render(State(admin): State<Admin>, headers: HeaderMap) -> impl IntoResponse {
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok());
+    match accept.is_some_and(|accept| accept.contains(openmetrics::MEDIA_TYPE)) {
+        true => (
+            [(header::CONTENT_TYPE, openmetrics::CONTENT_TYPE)],
+            admin.metrics.render_open(),
+        ),
+        false => ([(header::CONTENT_TYPE, TEXT_FORMAT)], admin.metrics.render()),
+    }
 }
 
 async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
@@ -132,8 +142,13 @@ mod tests {
     use tokio::net::TcpStream;
 
     async fn get_path(address: std::net::SocketAddr, path: &str) -> String {
+        get_as(address, path, "*/*").await
+    }
+
+    async fn get_as(address: std::net::SocketAddr, path: &str, accept: &str) -> String {
         let mut stream = TcpStream::connect(address).await.expect("it listens");
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.expect("it reads");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.expect("it answers");
@@ -165,6 +180,17 @@ mod tests {
             "{scrape}"
         );
         assert!(scrape.contains("jobs_total 3"), "{scrape}");
+        let prometheus =
+            "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        let scrape = get_as(address, "/metrics", prometheus).await;
+        assert!(
+            scrape.contains("content-type: application/openmetrics-text; version=1.0.0"),
+            "{scrape}"
+        );
+        assert!(
+            scrape.contains("jobs_total 3") && scrape.ends_with("# EOF\n"),
+            "{scrape}"
+        );
 
         shutdown.cancel();
         tasks.run().await.expect("it ends with the shutdown");

@@ -11,9 +11,15 @@ use std::{
     time::Duration,
 };
 
-use tidegate_chassis::{CancellationToken, clock::Monotonic, tasks::Tasks};
-use tidegate_client::control::{
-    ControlEvent, ControlLink, ControlPort, ControlVoice, InvalidController, Kind,
+use tidegate_chassis::{
+    CancellationToken,
+    clock::Monotonic,
+    tasks::Tasks,
+    telemetry::{self, RpcClient},
+};
+use tidegate_client::{
+    control::{ControlEvent, ControlLink, ControlPort, ControlVoice, InvalidController, Kind},
+    observe::{CallEnd, Observer},
 };
 use tidegate_protocol::v1::{self, command::Command};
 use tidegate_store::QueueStats;
@@ -46,7 +52,10 @@ impl Attachment {
         if controllers.is_empty() {
             return Ok(Self(None));
         }
-        Ok(Self(Some(ControlLink::new(controllers, Kind::Caps)?)))
+        let (link, port) = ControlLink::new(controllers, Kind::Caps)?;
+        let rpc = RpcClient::new(&telemetry::meter());
+        let observer = Observer::new(move |end: CallEnd| rpc.ended(end.method, end.code, end.took));
+        Ok(Self(Some((link.observed(observer), port))))
     }
 
     /// Starts the tasks; none without a controller. They end with the process's shutdown: another router takes the

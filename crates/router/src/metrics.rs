@@ -12,7 +12,7 @@ use std::{
 
 use tidegate_chassis::{
     clock::Monotonic,
-    telemetry::{Counter, Gauge, Histogram, KeyValue, Meter},
+    telemetry::{Counter, Gauge, Histogram, KeyValue, Meter, TracedHistogram, trace::TraceContext},
 };
 use tidegate_flow::breaker;
 use tidegate_protocol::domain::{CapRecord, JobState, OutcomeKind, QueueName};
@@ -40,7 +40,7 @@ pub enum Operation {
 pub struct Metrics {
     submitted: Counter<u64>,
     settled: Counter<u64>,
-    wait: Histogram<f64>,
+    wait: TracedHistogram,
     retry_ratio: Gauge<f64>,
     rejections: Counter<u64>,
     leases_lost: Counter<u64>,
@@ -74,7 +74,7 @@ impl Metrics {
         Self {
             submitted: c::SUBMITTED.u64_counter(meter),
             settled: c::SETTLED.u64_counter(meter),
-            wait: c::WAIT.f64_histogram(meter),
+            wait: c::WAIT.traced_histogram(meter),
             retry_ratio: c::RETRY_RATIO.f64_gauge(meter),
             rejections: c::REJECTIONS.u64_counter(meter),
             leases_lost: c::LEASES_LOST.u64_counter(meter),
@@ -197,12 +197,19 @@ impl Metrics {
         self.stale_settles.add(1, &[self.queue(queue)]);
     }
 
-    /// Of jobs that were granted.
-    pub fn waited(&self, queue: &QueueName, waits: impl ExactSizeIterator<Item = Duration>) {
+    /// Of jobs that were granted: how long they waited, and the `traceparent` of their submit.
+    pub fn waited<'a>(
+        &self,
+        queue: &QueueName,
+        waits: impl ExactSizeIterator<Item = (Duration, Option<&'a str>)>,
+    ) {
         let label = [self.queue(queue)];
         self.consumed
             .add(waits.len() as u64, &self.message("lease", queue));
-        waits.for_each(|wait| self.wait.record(wait.as_secs_f64(), &label));
+        for (wait, submit) in waits {
+            let trace = || TraceContext::parse(submit?, None);
+            self.wait.record(wait.as_secs_f64(), &label, trace);
+        }
     }
 
     pub fn leases_lost(&self, queue: &QueueName, count: u64) {

@@ -2,14 +2,16 @@
 
 use std::{pin::Pin, time::Duration};
 
+use tidegate_client::observe::{Observed, Observer};
 use tidegate_protocol::{
     limits::MESSAGE_BYTES_MAX,
     v1::{self, lease_request::Message, lease_service_client::LeaseServiceClient},
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Streaming, transport::Endpoint};
+use tonic::{Code, Streaming, transport::Endpoint};
 
+const METHOD: &str = "tidegate.v1.LeaseService/Lease";
 /// For the connection and the stream's first answer; a router that takes longer is left for the next.
 const OPEN_MAX: Duration = Duration::from_secs(3);
 /// Messages that may wait for the network. What does not fit stays where it can still be merged.
@@ -20,6 +22,16 @@ const OUTBOX: usize = 16;
 pub(crate) struct Opened {
     pub(crate) up: mpsc::Sender<v1::LeaseRequest>,
     pub(crate) down: Streaming<v1::LeaseResponse>,
+    /// Told of when the stream ends; dropped with it otherwise.
+    pub(crate) call: Option<Observed>,
+}
+
+impl Opened {
+    fn ended(&mut self, code: Code) {
+        if let Some(call) = self.call.take() {
+            call.end(code);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -61,15 +73,25 @@ impl Connection {
             Self::Opening(opening) => Heard::Opened(opening.await),
             Self::Open { stream, .. } => match stream.down.message().await {
                 Ok(Some(message)) => Heard::Message(message),
-                Ok(None) => Heard::Broken("the router closed the stream".to_owned()),
-                Err(status) => Heard::Broken(with_causes(&status)),
+                Ok(None) => {
+                    stream.ended(Code::Ok);
+                    Heard::Broken("the router closed the stream".to_owned())
+                }
+                Err(status) => {
+                    stream.ended(status.code());
+                    Heard::Broken(with_causes(&status))
+                }
             },
         }
     }
 }
 
 /// A connection of its own for every stream: whatever was wrong with the last one is gone with it.
-pub(crate) async fn open(endpoint: Endpoint, hello: v1::Hello) -> Result<Opened, OpenError> {
+pub(crate) async fn open(
+    endpoint: Endpoint,
+    hello: v1::Hello,
+    observer: Observer,
+) -> Result<Opened, OpenError> {
     let failed = |hello_sent, message: String| OpenError { message, hello_sent };
     let channel = match tokio::time::timeout(OPEN_MAX, endpoint.connect()).await {
         Ok(Ok(channel)) => channel,
@@ -86,12 +108,17 @@ pub(crate) async fn open(endpoint: Endpoint, hello: v1::Hello) -> Result<Opened,
     let mut client = LeaseServiceClient::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let call = observer.begin(METHOD);
     match tokio::time::timeout(OPEN_MAX, client.lease(ReceiverStream::new(outbox))).await {
         Ok(Ok(response)) => Ok(Opened {
             up,
             down: response.into_inner(),
+            call: Some(call),
         }),
-        Ok(Err(status)) => Err(failed(true, with_causes(&status))),
+        Ok(Err(status)) => {
+            call.end(status.code());
+            Err(failed(true, with_causes(&status)))
+        }
         Err(_) => Err(failed(true, "no answer in time".to_owned())),
     }
 }

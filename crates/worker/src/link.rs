@@ -14,7 +14,7 @@ use tidegate_flow::backoff::full_jitter_ms;
 use tidegate_protocol::v1;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
+use tonic::{Code, transport::Endpoint};
 use uuid::Uuid;
 
 use crate::{
@@ -274,7 +274,8 @@ impl Link {
                 };
                 let endpoint = endpoint.keep_alive_while_idle(true);
                 let hello = self.core.open(Uuid::new_v4());
-                self.connection = Connection::Opening(Box::pin(open(endpoint, hello)));
+                self.connection =
+                    Connection::Opening(Box::pin(open(endpoint, hello, self.instruments.observer())));
                 false
             }
             Connection::Waiting { .. } | Connection::Opening(_) => false,
@@ -363,7 +364,7 @@ impl Link {
         let Connection::Open { stream, .. } = self.connection else {
             return Ok(());
         };
-        let Opened { up, mut down } = *stream;
+        let Opened { up, mut down, call } = *stream;
         let last_words = async {
             if running == 0 {
                 let bye = v1::lease_request::Message::Bye(v1::Bye {});
@@ -373,7 +374,11 @@ impl Link {
             // The router ends the stream when it has heard it all.
             while let Ok(Some(_)) = down.message().await {}
         };
-        let _ = tokio::time::timeout(BYE_MAX, last_words).await;
+        if tokio::time::timeout(BYE_MAX, last_words).await.is_ok()
+            && let Some(call) = call
+        {
+            call.end(Code::Ok);
+        }
         Ok(())
     }
 }

@@ -113,7 +113,7 @@ async fn attempt(
     let context = context_of(&lease, grant, time_ms, &stop);
     let context = context.beating(Arc::clone(stop.heartbeat()), clock);
     let (span, begun) = process_span(&context, previous_fence);
-    report.begun(begun);
+    report.begun(begun.clone());
     let took = Monotonic::start();
     let job = Job {
         context: context.clone(),
@@ -128,7 +128,7 @@ async fn attempt(
             "an attempt ended"
         )
     });
-    instruments.ran(&context, verdict.as_ref(), took.seconds(), age_ms);
+    instruments.ran(&context, verdict.as_ref(), took.seconds(), age_ms, begun);
     report.set(verdict, took.ms());
 }
 

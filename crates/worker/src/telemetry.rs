@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use tidegate_chassis::metrics;
 use tidegate_chassis::telemetry::{
-    self, Counter, Gauge, Histogram, KeyValue, Meter, Metric,
+    self, Counter, Gauge, Histogram, KeyValue, Meter, Metric, RpcClient, TracedHistogram,
     trace::{self, TraceContext, Work, WorkSpan, is_on, traceparent_of},
 };
+use tidegate_client::observe::{CallEnd, Observer};
 use tidegate_flow::breaker::State;
 use tidegate_protocol::domain::{FailureClass, Outcome, QueueName};
 use tracing::Span;
@@ -84,7 +85,7 @@ metrics! {
 /// The instruments. Made after telemetry has started: earlier ones would record nothing.
 #[derive(Debug, Clone)]
 pub(crate) struct Instruments {
-    run: Histogram<f64>,
+    run: TracedHistogram,
     latency: Histogram<f64>,
     process: Histogram<f64>,
     utilization: Gauge<f64>,
@@ -94,12 +95,13 @@ pub(crate) struct Instruments {
     circuit: Gauge<u64>,
     controller_connected: Gauge<u64>,
     controllers_refused: Counter<u64>,
+    rpc: RpcClient,
 }
 
 impl Instruments {
     pub(crate) fn new(meter: &Meter) -> Self {
         Self {
-            run: RUN.f64_histogram(meter),
+            run: RUN.traced_histogram(meter),
             latency: LATENCY.f64_histogram(meter),
             process: PROCESS.f64_histogram(meter),
             utilization: UTILIZATION.f64_gauge(meter),
@@ -109,7 +111,14 @@ impl Instruments {
             circuit: CIRCUIT.u64_gauge(meter),
             controller_connected: CONTROLLER_CONNECTED.u64_gauge(meter),
             controllers_refused: CONTROLLERS_REFUSED.u64_counter(meter),
+            rpc: RpcClient::new(meter),
         }
+    }
+
+    /// For the calls to routers and controllers.
+    pub(crate) fn observer(&self) -> Observer {
+        let rpc = self.rpc.clone();
+        Observer::new(move |end: CallEnd| rpc.ended(end.method, end.code, end.took))
     }
 
     pub(crate) fn controller_connected(&self, connected: bool) {
@@ -120,8 +129,15 @@ impl Instruments {
         self.controllers_refused.add(1, &[]);
     }
 
-    /// `age_ms`: how old the job was when the attempt began.
-    pub(crate) fn ran(&self, context: &JobContext, verdict: Option<&Verdict>, seconds: f64, age_ms: u64) {
+    /// `age_ms`: how old the job was when the attempt began. `trace`: of the attempt, where it is kept.
+    pub(crate) fn ran(
+        &self,
+        context: &JobContext,
+        verdict: Option<&Verdict>,
+        seconds: f64,
+        age_ms: u64,
+        trace: Option<TraceContext>,
+    ) {
         let queue = KeyValue::new("queue", context.queue().shared());
         let outcome = verdict.map_or("stopped", |verdict| outcome(&verdict.outcome));
         if outcome == "succeeded" {
@@ -130,7 +146,7 @@ impl Instruments {
         }
         let name = queue.value.clone();
         self.run
-            .record(seconds, &[queue, KeyValue::new("outcome", outcome)]);
+            .record(seconds, &[queue, KeyValue::new("outcome", outcome)], || trace);
         let error_type = error_type(verdict);
         let labels = [
             KeyValue::new("messaging.system", "tidegate"),

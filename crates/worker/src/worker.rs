@@ -276,6 +276,7 @@ impl Parts {
         };
         let instruments = Instruments::new(&meter.unwrap_or_else(telemetry::meter));
         let core = Core::new(settings).with_pools(pools);
+        let attach = attach.map(|link| link.observed(instruments.observer()));
         let link = Link::new(core, routers, control, ports, instruments.clone());
         let mut link = start(link, attach, abandoned)?;
 

@@ -22,6 +22,7 @@ use tonic::service::Routes;
 use super::paced::Paced;
 use super::peer::PeerInfo;
 use crate::clock::Monotonic;
+use crate::telemetry::rpc::code_name;
 use crate::telemetry::{Histogram, KeyValue, meter};
 
 /// Instead of the path of a call that no service of ours has: paths are the client's to invent, labels are not.
@@ -213,29 +214,6 @@ fn status(headers: &HeaderMap) -> Option<Code> {
     headers
         .get("grpc-status")
         .map(|code| Code::from_bytes(code.as_bytes()))
-}
-
-/// The name on the wire of conventions: `RESOURCE_EXHAUSTED`.
-fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 
+use super::exemplars::TracedHistogram;
+
 /// One metric of a service. Its name carries no unit and no suffix: see [`Metric::on_page`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Metric {
@@ -117,6 +119,12 @@ impl Metric {
         histogram.with_unit(self.unit).build()
     }
 
+    /// One whose buckets have exemplars: a [`Metric::duration`].
+    pub fn traced_histogram(&self, meter: &Meter) -> TracedHistogram {
+        self.is(self.kind == Kind::Histogram(&[]));
+        TracedHistogram::new(self, self.f64_histogram(meter))
+    }
+
     pub fn u64_histogram(&self, meter: &Meter) -> Histogram<u64> {
         let histogram = meter.u64_histogram(self.name).with_description(self.help);
         match self.kind {
@@ -142,7 +150,12 @@ macro_rules! metrics {
 }
 
 /// Metrics that every process has.
-pub const EVERY_PROCESS: &[Metric] = &[BUILD_INFO, TELEMETRY_SPANS, RPC_SERVER_DURATION];
+pub const EVERY_PROCESS: &[Metric] = &[
+    BUILD_INFO,
+    TELEMETRY_SPANS,
+    RPC_SERVER_DURATION,
+    RPC_CLIENT_DURATION,
+];
 
 pub const BUILD_INFO: Metric = Metric::gauge(
     "tidegate_build_info",
@@ -163,6 +176,12 @@ pub const RPC_SERVER_DURATION: Metric = Metric::duration(
     "Duration of a call as the server sees it; a stream lasts until it ends",
 );
 
+pub const RPC_CLIENT_DURATION: Metric = Metric::duration(
+    "rpc.client.call.duration",
+    &["rpc.system.name", "rpc.method", "rpc.status_code"],
+    "Duration of a call to another service; a stream lasts until it ends",
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,6 +194,7 @@ mod tests {
         let metrics = Metrics::for_test("tidegate-test");
         let meter = metrics.meter();
         RPC_SERVER_DURATION.f64_histogram(&meter).record(1.0, &[]);
+        RPC_CLIENT_DURATION.f64_histogram(&meter).record(1.0, &[]);
         TELEMETRY_SPANS
             .u64_counter(&meter)
             .add(1, &[KeyValue::new("outcome", "exported")]);

@@ -11,7 +11,7 @@ use opentelemetry_sdk::metrics::{Aggregation, Instrument, InstrumentKind, SdkMet
 use prometheus::{Registry, TextEncoder};
 
 use super::otlp::Counts;
-use super::{SCOPE, metric};
+use super::{SCOPE, metric, openmetrics};
 
 /// Bucket bounds of every duration histogram, in seconds: those of OpenTelemetry's messaging conventions.
 pub const DURATION_BUCKETS_S: [f64; 14] = [
@@ -67,6 +67,11 @@ impl Metrics {
                 tracing::error!(%error, "metrics could not be encoded");
                 String::new()
             })
+    }
+
+    /// The same in OpenMetrics 1.0, with exemplars.
+    pub fn render_open(&self) -> String {
+        openmetrics::render(&self.registry.gather())
     }
 
     pub(super) fn registry(&self) -> &Registry {

@@ -5,10 +5,13 @@
 //! OpenTelemetry specification says, with one exception: `OTEL_SDK_DISABLED` stops the exports, not `/metrics`,
 //! which is the operator's port and not the SDK's.
 
+mod exemplars;
 mod log;
 pub mod metric;
 mod metrics;
+pub(crate) mod openmetrics;
 mod otlp;
+pub(crate) mod rpc;
 pub mod trace;
 
 use std::sync::Arc;
@@ -23,6 +26,7 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 
+pub use exemplars::TracedHistogram;
 pub use log::{LogFormat, LogOutput};
 pub use metric::Metric;
 pub use metrics::{DURATION_BUCKETS_S, Metrics};
@@ -31,6 +35,7 @@ pub use opentelemetry::KeyValue;
 pub use opentelemetry::metrics::{
     Counter, Gauge, Histogram, Meter, ObservableCounter, ObservableGauge, UpDownCounter,
 };
+pub use rpc::RpcClient;
 pub use trace::{current_traceparent, link_remote, set_remote_parent};
 
 /// The instrumentation scope of all our instruments and spans.

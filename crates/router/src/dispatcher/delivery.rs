@@ -102,13 +102,15 @@ impl Dispatcher {
                 continue;
             }
             *allowance -= 1;
-            waits.push(Duration::from_millis(clock_ms.saturating_sub(grant.job.due_ms)));
+            let wait = Duration::from_millis(clock_ms.saturating_sub(grant.job.due_ms));
+            waits.push((wait, grant.job.traceparent.clone()));
             let wire = wire(&grant, &grants.policy);
             let parcel = parcels.entry(grant.session).or_default();
             parcel.clock_ms = parcel.clock_ms.max(clock_ms);
             parcel.grants.push((grant, wire));
         }
-        self.metrics.waited(queue, waits.into_iter());
+        let waits = waits.iter().map(|(wait, submit)| (*wait, submit.as_deref()));
+        self.metrics.waited(queue, waits);
         self.catalog.touch(std::iter::once(queue), self.condition.at());
     }
 

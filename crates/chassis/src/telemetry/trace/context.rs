@@ -63,6 +63,11 @@ impl TraceContext {
         self.0.is_sampled()
     }
 
+    /// Trace id and span id in hexadecimal digits.
+    pub fn ids(&self) -> (String, String) {
+        (self.0.trace_id().to_string(), self.0.span_id().to_string())
+    }
+
     pub(super) fn span_context(&self) -> &SpanContext {
         &self.0
     }
