@@ -23,34 +23,24 @@ const AGE_MS_MAX: u64 = 5 * 60_000;
 const DEPTH_SHARE_MAX: f64 = 0.9;
 
 pub(super) async fn check(report: &mut Report, common: &Common, controller: &str) -> Result<(), ClientError> {
-    let queues = match list(&common.client()?).await {
-        Ok(queues) => {
-            report.ok("router.reachable", format!("{} queues", queues.len()));
-            Some(queues)
-        }
-        Err(error) => {
-            let hint = "start it, or give its address with --endpoint; its log says why it does not answer";
-            report.failed_check("router.reachable", error.to_string(), hint);
-            None
-        }
-    };
+    let mut answers = false;
     for url in common.routers() {
-        health(report, "router.health", &url).await?;
+        let hint = "start it, or give its address with --endpoint; its log says why it does not answer";
+        answers |= health(report, ["router.reachable", "router.health"], &url, hint).await?;
     }
-    let fleet = match fleet(controller).await {
-        Ok(fleet) => {
-            report.ok("controller.reachable", controller);
-            Some(fleet)
-        }
-        Err(error) => {
-            let hint =
-                "without one, workers use all slots and caps sink to safe values: start it (--controller)";
-            report.failed_check("controller.reachable", error.to_string(), hint);
-            None
-        }
+    // Behind a router that answers nothing there is nothing to be seen.
+    let queues = match answers {
+        true => queues(report, common).await?,
+        false => None,
+    };
+    let hint = "without one, workers use all slots and caps sink to safe values: start it, or give its address with \
+                --controller";
+    let ids = ["controller.reachable", "controller.health"];
+    let fleet = match health(report, ids, controller, hint).await? {
+        true => fleet(report, controller).await?,
+        false => None,
     };
     if let Some(fleet) = &fleet {
-        health(report, "controller.health", controller).await?;
         judge_fleet(report, fleet, env!("CARGO_PKG_VERSION"));
     }
     if let Some(queues) = &queues {
@@ -75,34 +65,63 @@ async fn list(client: &Client) -> Result<Vec<QueueView>, ClientError> {
     }
 }
 
-async fn fleet(controller: &str) -> Result<v1::GetFleetResponse, ClientError> {
+async fn queues(report: &mut Report, common: &Common) -> Result<Option<Vec<QueueView>>, ClientError> {
+    match list(&common.client()?).await {
+        Ok(queues) => {
+            report.ok("router.store", format!("{} queues", queues.len()));
+            Ok(Some(queues))
+        }
+        Err(error) => {
+            let hint = "the router is there, its job store is not: `store.reachable` says more, with --store";
+            report.failed_check("router.store", error.to_string(), hint);
+            Ok(None)
+        }
+    }
+}
+
+async fn fleet(report: &mut Report, controller: &str) -> Result<Option<v1::GetFleetResponse>, ClientError> {
     let mut client = TuningServiceClient::new(endpoint(controller)?.connect_lazy());
     let mut request = tonic::Request::new(v1::GetFleetRequest {});
     request.set_timeout(CALL_MAX);
-    Ok(client.get_fleet(request).await?.into_inner())
+    match client.get_fleet(request).await {
+        Ok(fleet) => Ok(Some(fleet.into_inner())),
+        Err(error) => {
+            let found = format!("{controller}: {}", ClientError::from(error));
+            let hint = "something else than a controller listens there, or one of another version";
+            report.failed_check("controller.fleet", found, hint);
+            Ok(None)
+        }
+    }
 }
 
-async fn health(report: &mut Report, id: &'static str, url: &str) -> Result<(), ClientError> {
+/// Whether it answers at all; and if it does, whether it wants traffic.
+async fn health(
+    report: &mut Report,
+    [reachable, health]: [&'static str; 2],
+    url: &str,
+    hint: &'static str,
+) -> Result<bool, ClientError> {
     let mut client = HealthClient::new(endpoint(url)?.connect_lazy());
     let mut request = tonic::Request::new(HealthCheckRequest::default());
     request.set_timeout(CALL_MAX);
-    let answer = client
-        .check(request)
-        .await
-        .map(|answer| answer.into_inner().status());
+    let status = match client.check(request).await {
+        Ok(answer) => answer.into_inner().status(),
+        Err(error) => {
+            report.failed_check(reachable, format!("{url}: {}", error.message()), hint);
+            return Ok(false);
+        }
+    };
+    report.ok(reachable, url);
     report.judge(
-        id,
-        match &answer {
-            Ok(status) => format!("{url} is {}", status.as_str_name()),
-            Err(error) => format!("{url}: {}", error.message()),
-        },
+        health,
+        format!("{url} is {}", status.as_str_name()),
         unless(
-            !matches!(answer, Ok(ServingStatus::Serving)),
+            status != ServingStatus::Serving,
             Status::Failed,
             "it is up and wants no traffic: /readyz of its metrics port says why",
         ),
     );
-    Ok(())
+    Ok(true)
 }
 
 /// Names, a few of many.

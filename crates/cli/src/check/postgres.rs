@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions};
 
 use super::report::{Report, Status, unless};
 
@@ -34,9 +34,26 @@ pub(super) async fn check(report: &mut Report, url: &str) {
             judge(report, &facts);
         }
         // The text may quote the address, and with it a password.
-        Ok(Err(error)) => report.failed_check("postgres.reachable", reason(&error), HINT),
-        Err(_) => report.failed_check("postgres.reachable", "no answer within 3 s", HINT),
+        Ok(Err(error)) => report.failed_check(
+            "postgres.reachable",
+            format!("{}{}", place(url), reason(&error)),
+            HINT,
+        ),
+        Err(_) => report.failed_check(
+            "postgres.reachable",
+            format!("{}no answer within 3 s", place(url)),
+            HINT,
+        ),
     }
+}
+
+/// Of an address, what is no secret.
+fn place(url: &str) -> String {
+    let options = url.parse::<PgConnectOptions>();
+    options.map_or_else(
+        |_| String::new(),
+        |options| format!("{}:{}: ", options.get_host(), options.get_port()),
+    )
 }
 
 const HINT: &str = "start it, or correct the address and the password (--postgres, DATABASE_URL)";

@@ -110,11 +110,23 @@ async fn a_running_fleet_and_its_faults() {
     redis.kill9().await;
     let (code, checks) = check(&sandbox, &args).await;
     assert_eq!((code, status(&checks, "store.reachable")), (1, "failed"));
+    // The router is there: what is wrong is behind it.
+    assert_eq!(
+        (
+            status(&checks, "router.reachable"),
+            status(&checks, "router.store")
+        ),
+        ("ok", "failed")
+    );
 
     // And all of it.
     fleet.router.process.kill9();
     let (code, checks) = check(&sandbox, &args).await;
     assert_eq!((code, status(&checks, "router.reachable")), (1, "failed"));
+    assert!(
+        !checks.contains_key("router.health"),
+        "nothing is said of what does not answer"
+    );
 }
 
 /// The ground that a fleet is to stand on.
