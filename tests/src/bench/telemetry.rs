@@ -1,5 +1,7 @@
 //! What telemetry costs: CPU of router and worker for one job, everything off beside everything on, in turns.
 
+pub mod killed;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};

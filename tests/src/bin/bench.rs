@@ -78,6 +78,21 @@ enum What {
         #[arg(long, default_value_t = 6_000)]
         jobs: usize,
     },
+    /// Latency of jobs while collector and Prometheus live, and after both were killed, in interleaved pairs
+    TelemetryKilled {
+        /// Write the medians here
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Pairs of runs
+        #[arg(long, default_value_t = 5)]
+        pairs: usize,
+        /// Jobs a second
+        #[arg(long, default_value_t = 300)]
+        rate: u32,
+        /// Length of each measurement
+        #[arg(long, default_value_t = 5.0)]
+        seconds: f64,
+    },
     /// What a worker takes: idle, and running jobs that do nothing
     Worker {
         /// Write the medians here
@@ -212,6 +227,16 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
         What::Telemetry { json, pairs, jobs } => {
             let figures = bench::telemetry::run(&bench::telemetry::Options { pairs, jobs }).await?;
+            show(&figures, "", json)
+        }
+        What::TelemetryKilled {
+            json,
+            pairs,
+            rate,
+            seconds,
+        } => {
+            let options = bench::telemetry::killed::Options { pairs, rate, seconds };
+            let figures = bench::telemetry::killed::run(&options).await?;
             show(&figures, "", json)
         }
         What::Worker {

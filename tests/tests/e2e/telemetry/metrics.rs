@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use tidegate_chassis::telemetry::{Metric, metric::EVERY_PROCESS};
-use tidegate_tests::{Answer, App, Collector, eventually, golden, promtool};
+use tidegate_tests::{Answer, App, Collector, Process, eventually, golden, promtool};
 
 use super::fleet::Fleet;
 use crate::producer::submit_all;
@@ -150,6 +150,14 @@ async fn every_page_is_of_the_catalogue_and_well_formed() {
         wanted.iter().all(|name| names.contains(*name)).then_some(())
     })
     .await;
+    // The calls between services are streams, which count when they end.
+    fleet.controller.process.kill9();
+    eventually(PATIENCE, "the ends of the control streams", async || {
+        let (router, worker) = (fleet.router.metrics().await, fleet.worker.metrics().await);
+        let ended = "rpc_client_call_duration_seconds_count{rpc_method=\"tidegate.v1.ControlService/Attach\"";
+        (router.contains(ended) && worker.contains(ended)).then_some(())
+    })
+    .await;
 }
 
 fn gauge(page: &str, series: &str) -> Option<f64> {
@@ -157,28 +165,57 @@ fn gauge(page: &str, series: &str) -> Option<f64> {
         .find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
 }
 
-/// Utilisation is what runs over the real target, as the worker itself has both in that second.
+/// Utilisation is what runs over the real target, as the worker itself has both in that second: by the policy, and after
+/// each change of mind of an operator, below and above one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn utilisation_is_running_over_the_real_target() {
-    let app = App::start(|_| Answer::ok().after(Duration::from_secs(4)));
+    const RUNNING: f64 = 3.0;
+    let app = App::start(|_| Answer::ok().after(Duration::from_secs(60)));
     let fleet = Fleet::start(&app, &[]).await;
-    submit_all(&fleet.routers(), "email", 3).await;
-    app.wait_for(3, PATIENCE).await;
-    let target = eventually(PATIENCE, "the controller's target at the worker", async || {
-        let worker = fleet.worker.metrics().await;
-        let controller = fleet.controller.metrics().await;
-        let of = |page: &str| gauge(page, "tidegate_concurrency_target{queue=\"email\"}");
-        let (own, given) = (of(&worker)?, of(&controller)?);
-        // 8 is the policy's; alone, the worker would have its 64 slots.
-        let running = gauge(&worker, "tidegate_concurrency_running{queue=\"email\"}")?;
-        let utilisation = gauge(&worker, "tidegate_worker_utilization_ratio{queue=\"email\"}")?;
-        assert!(
-            (utilisation - running / own.max(1.0)).abs() < 1e-9,
-            "{utilisation} of {running} / {own}"
-        );
-        let app_sees = app.in_flight() as f64;
-        (own == given && own <= 8.0 && running == 3.0 && app_sees == 3.0).then_some(own)
-    })
-    .await;
-    assert!(target >= 3.0, "{target}");
+    submit_all(&fleet.routers(), "email", RUNNING as usize).await;
+    app.wait_for(RUNNING as usize, PATIENCE).await;
+    let of = |page: &str, name: &str| gauge(page, &format!("{name}{{queue=\"email\"}}"));
+    for pinned in [None, Some(2.0), Some(6.0)] {
+        if let Some(target) = pinned {
+            pin(&fleet, target).await;
+        }
+        let utilisation = eventually(PATIENCE, format!("a target of {pinned:?}"), async || {
+            let worker = fleet.worker.metrics().await;
+            let controller = fleet.controller.metrics().await;
+            let own = of(&worker, "tidegate_concurrency_target")?;
+            let running = of(&worker, "tidegate_concurrency_running")?;
+            let utilisation = of(&worker, "tidegate_worker_utilization_ratio")?;
+            // Three gauges: a page can fall between two of them, but not again and again.
+            let fits = (utilisation - running / own.max(1.0)).abs() < 1e-9;
+            // 8 is the policy's; alone, the worker would have its 64 slots.
+            let given = of(&controller, "tidegate_concurrency_target")?;
+            let is_real =
+                own == given && pinned.map_or((RUNNING..=8.0).contains(&own), |target| own == target);
+            let is_true = running == RUNNING && app.in_flight() as f64 == RUNNING;
+            (fits && is_real && is_true).then_some(utilisation)
+        })
+        .await;
+        if let Some(target) = pinned {
+            assert!(
+                (utilisation - RUNNING / target).abs() < 1e-9,
+                "{utilisation} at {target}"
+            );
+        }
+    }
+}
+
+async fn pin(fleet: &Fleet, target: f64) {
+    let (target, controller) = (target.to_string(), fleet.controller.grpc_url());
+    let args = [
+        "control",
+        "pin",
+        "email",
+        &target,
+        "--why",
+        "test",
+        "--controller",
+        &controller,
+    ];
+    let pinned = Process::tidegate(&fleet.sandbox, args, &[]);
+    assert_eq!(pinned.wait_exit(PATIENCE).await, 0, "{}", pinned.tail());
 }

@@ -2,7 +2,9 @@
 
 mod canary;
 mod check;
+mod collector_config;
 mod env;
+mod exemplars;
 mod fleet;
 mod metrics;
 mod prometheus;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use tidegate_tests::{
-    Answer, App, Collector, Controller, ControllerOptions, Received, Redis, RedisOptions, Router,
+    Answer, App, Collector, Controller, ControllerOptions, Prometheus, Received, Redis, RedisOptions, Router,
     RouterOptions, Sandbox, WorkerOptions, WorkerProc, eventually, golden,
 };
 
@@ -187,7 +187,8 @@ async fn a_tick_holds_its_decisions_with_reason_and_numbers() {
     );
 }
 
-/// A collector that is slow, gone, or never there costs the jobs nothing; what it costs in spans is counted.
+/// A collector that is slow and then killed with the Prometheus beside it costs the jobs nothing; what it costs in spans is
+/// counted. What jobs feel of it is measured by `cargo xtask bench telemetry-killed`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_collector_costs_spans_and_no_job() {
     const JOBS: usize = 400;
@@ -200,8 +201,15 @@ async fn a_bad_collector_costs_spans_and_no_job() {
     env.push(("OTEL_EXPORTER_OTLP_TIMEOUT".to_owned(), "500".to_owned()));
     let router = router(&sandbox, "memory:", &env).await;
     let worker = worker(&sandbox, &router, &app, &env).await;
+    let targets = [
+        ("tidegate-router", router.metrics_url()),
+        ("tidegate-worker", worker.metrics_url()),
+    ];
+    let prometheus = Prometheus::start(&sandbox, &targets).await;
+    prometheus.wait_for_targets(targets.len()).await;
     submit_all(&[router.grpc_url()], "email", JOBS / 2).await;
     collector.close();
+    prometheus.process.kill9();
     submit_all(&[router.grpc_url()], "email", JOBS / 2).await;
     app.wait_for_answers(JOBS, PATIENCE).await;
     let ids: BTreeSet<String> = app
