@@ -320,7 +320,8 @@ impl<'a> Cluster<'a> {
         Client::connect(self.direct_urls()).expect("routers have valid addresses")
     }
 
-    fn postgres_url(&self) -> Option<String> {
+    /// As workers reach Postgres.
+    pub fn postgres_url(&self) -> Option<String> {
         let postgres = self.postgres.as_ref()?;
         let port = match (self.between(Between::WorkersAndPostgres).next(), &self.pgbouncer) {
             (Some(proxy), _) => proxy.port(),

@@ -23,6 +23,7 @@
 mod app;
 pub mod attack;
 pub mod bench;
+pub mod checklist;
 mod cluster;
 mod collector;
 pub mod demo;

@@ -65,10 +65,7 @@ impl<T: Send + 'static> Sampler<T> {
     pub async fn stop(mut self) -> Samples<T> {
         self.stop.cancel();
         let seen = (&mut self.looking).await.expect("a look does not panic");
-        Samples {
-            what: std::mem::take(&mut self.what),
-            seen,
-        }
+        Samples::of(std::mem::take(&mut self.what), seen)
     }
 }
 
@@ -84,6 +81,16 @@ pub struct Samples<T> {
     what: String,
     /// Since the first look.
     pub seen: Vec<(Duration, T)>,
+}
+
+impl<T> Samples<T> {
+    /// Of looks that something else took, or made up.
+    pub fn of(what: impl Into<String>, seen: Vec<(Duration, T)>) -> Self {
+        Self {
+            what: what.into(),
+            seen,
+        }
+    }
 }
 
 impl<T: Copy + Ord + Debug> Samples<T> {

@@ -43,6 +43,11 @@ enum Command {
     /// Example: cargo xtask demo --seconds 30
     #[command(disable_help_flag = true)]
     Demo(run::Args),
+    /// The load test of the article's checklist: baseline, three times of it, a slow database
+    ///
+    /// Example: cargo xtask load --report target/load
+    #[command(disable_help_flag = true)]
+    Load(run::Args),
     /// Speed of the job stores or of everything together: cargo xtask bench store | router | controller
     ///
     /// Example: cargo xtask bench router --json router.json
@@ -61,6 +66,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::Test(args) => test::run(&args),
         Command::Demo(args) => run::demo(&args),
+        Command::Load(args) => run::load(&args),
         Command::Bench(args) => run::bench(&args),
         Command::Scenario(args) => run::scenario(&args),
     };

@@ -1,4 +1,4 @@
-//! `demo`, `bench` and `scenario`: build what they need, then run it.
+//! `demo`, `load`, `bench` and `scenario`: build what they need, then run it.
 
 use std::{
     ffi::OsString,
@@ -19,6 +19,12 @@ pub(crate) struct Args {
 /// The load is small: the quick build shows the same.
 pub(crate) fn demo(args: &Args) -> Result<ExitCode> {
     build_and_run("debug", "demo", &["--bin", "tidegate", "--bin", "demo"], args)
+}
+
+/// It has a goal in milliseconds.
+pub(crate) fn load(args: &Args) -> Result<ExitCode> {
+    let what = ["--release", "--bin", "load", "--bin", "tidegate"];
+    build_and_run("release", "load", &what, args)
 }
 
 pub(crate) fn bench(args: &Args) -> Result<ExitCode> {

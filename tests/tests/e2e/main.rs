@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod caps;
+mod checklist;
 mod control;
 mod delivery;
 mod demo;
