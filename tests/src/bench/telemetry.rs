@@ -15,6 +15,8 @@ pub struct Options {
     pub pairs: usize,
     /// Jobs of each run.
     pub jobs: usize,
+    /// Share of the traces that is kept.
+    pub sample: f64,
 }
 
 /// Jobs of one call; half of what a batch of a busy producer has.
@@ -30,8 +32,8 @@ pub async fn run(options: &Options) -> anyhow::Result<Figures> {
     for pair in 0..options.pairs {
         // Whoever is first has the warmer or the colder machine: in turns.
         let first_on = pair % 2 == 1;
-        let first = measure(first_on, options.jobs).await?;
-        let second = measure(!first_on, options.jobs).await?;
+        let first = measure(first_on, options).await?;
+        let second = measure(!first_on, options).await?;
         let (off, on) = if first_on {
             (second, first)
         } else {
@@ -52,11 +54,22 @@ struct Measured {
     p99_ms: f64,
 }
 
-async fn measure(on: bool, jobs: usize) -> anyhow::Result<Measured> {
+async fn measure(on: bool, options: &Options) -> anyhow::Result<Measured> {
+    let jobs = options.jobs;
     let sandbox = Sandbox::new();
     let app = App::start(|_| Answer::ok());
     let collector = on.then(Collector::start);
-    let env: Vec<(String, String)> = collector.iter().flat_map(Collector::env).collect();
+    let mut env: Vec<(String, String)> = collector.iter().flat_map(Collector::env).collect();
+    if on && options.sample < 1.0 {
+        let ratio = (
+            "OTEL_TRACES_SAMPLER".to_owned(),
+            "parentbased_traceidratio".to_owned(),
+        );
+        env.extend([
+            ratio,
+            ("OTEL_TRACES_SAMPLER_ARG".to_owned(), options.sample.to_string()),
+        ]);
+    }
     let options = RouterOptions {
         env: env.clone(),
         ..RouterOptions::default()

@@ -77,6 +77,9 @@ enum What {
         /// Jobs of each run
         #[arg(long, default_value_t = 6_000)]
         jobs: usize,
+        /// Share of the traces that is kept
+        #[arg(long, default_value_t = 1.0)]
+        sample: f64,
     },
     /// Latency of jobs while collector and Prometheus live, and after both were killed, in interleaved pairs
     TelemetryKilled {
@@ -225,8 +228,14 @@ async fn run(args: Args) -> anyhow::Result<()> {
             bench::peers::print(&results);
             write(&bench::peers::json(&results), json)
         }
-        What::Telemetry { json, pairs, jobs } => {
-            let figures = bench::telemetry::run(&bench::telemetry::Options { pairs, jobs }).await?;
+        What::Telemetry {
+            json,
+            pairs,
+            jobs,
+            sample,
+        } => {
+            let options = bench::telemetry::Options { pairs, jobs, sample };
+            let figures = bench::telemetry::run(&options).await?;
             show(&figures, "", json)
         }
         What::TelemetryKilled {

@@ -7,7 +7,9 @@ use tidegate_tests::deploy;
 
 /// (depth, key, what follows it) of each line that has a key; two spaces a level.
 fn keys(text: &str) -> Vec<(usize, String, String)> {
-    let content = text.lines().filter(|line| !line.trim_start().starts_with(['#', '-']));
+    let content = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with(['#', '-']));
     content
         .filter_map(|line| {
             let (key, value) = line.trim().split_once(':')?;
@@ -33,7 +35,11 @@ fn below<'a>(all: &'a [(usize, String, String)], path: &[&str]) -> Vec<(&'a str,
 
 fn listed(text: &str) -> Vec<&str> {
     let inner = text.trim_start_matches('[').trim_end_matches(']');
-    inner.split(',').map(str::trim).filter(|name| !name.is_empty()).collect()
+    inner
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .collect()
 }
 
 /// What is wrong with it.
@@ -41,11 +47,17 @@ fn faults(text: &str) -> Vec<String> {
     let all = keys(text);
     let mut faults = Vec::new();
     for section in ["receivers", "processors", "exporters"] {
-        let declared: BTreeSet<&str> = below(&all, &[section]).into_iter().map(|(name, _)| name).collect();
+        let declared: BTreeSet<&str> = below(&all, &[section])
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
         let mut used = BTreeSet::new();
         for (pipeline, _) in below(&all, &["service", "pipelines"]) {
             let parts = below(&all, &["service", "pipelines", pipeline]);
-            let names = parts.iter().find(|(name, _)| *name == section).map_or("", |(_, names)| names);
+            let names = parts
+                .iter()
+                .find(|(name, _)| *name == section)
+                .map_or("", |(_, names)| names);
             let names = listed(names);
             if names.is_empty() {
                 faults.push(format!("{pipeline} has no {section}"));
@@ -57,8 +69,15 @@ fn faults(text: &str) -> Vec<String> {
             }
             used.extend(names);
         }
-        faults.extend(used.difference(&declared).map(|name| format!("{name} is not declared in {section}")));
-        faults.extend(declared.difference(&used).map(|name| format!("{name} of {section} is in no pipeline")));
+        faults.extend(
+            used.difference(&declared)
+                .map(|name| format!("{name} is not declared in {section}")),
+        );
+        faults.extend(
+            declared
+                .difference(&used)
+                .map(|name| format!("{name} of {section} is in no pipeline")),
+        );
     }
     faults
 }
@@ -69,18 +88,36 @@ fn the_configuration_of_the_collector_hangs_together() {
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     assert_eq!(faults(&text), [""; 0]);
     let all = keys(&text);
-    let pipelines: Vec<&str> = below(&all, &["service", "pipelines"]).into_iter().map(|(name, _)| name).collect();
+    let pipelines: Vec<&str> = below(&all, &["service", "pipelines"])
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
     assert_eq!(pipelines, ["traces", "metrics"], "what our services send");
     let endpoint = below(&all, &["receivers", "otlp", "protocols", "grpc"]);
-    assert_eq!(endpoint, [("endpoint", "0.0.0.0:4317")], "where the documentation points our services to");
+    assert_eq!(
+        endpoint,
+        [("endpoint", "0.0.0.0:4317")],
+        "where the documentation points our services to"
+    );
 
     for (right, wrong, fault) in [
-        ("exporters: [otlp]", "exporters: [otpl]", "otpl is not declared in exporters"),
-        ("processors: [memory_limiter, batch]", "processors: [batch]", "metrics: memory_limiter is first"),
+        (
+            "exporters: [otlp]",
+            "exporters: [otpl]",
+            "otpl is not declared in exporters",
+        ),
+        (
+            "processors: [memory_limiter, batch]",
+            "processors: [batch]",
+            "metrics: memory_limiter is first",
+        ),
         ("receivers: [otlp]", "receivers: []", "traces has no receivers"),
     ] {
         let broken = text.replace(right, wrong);
         let found = faults(&broken);
-        assert!(found.iter().any(|found| found.contains(fault)), "{fault}: {found:?}");
+        assert!(
+            found.iter().any(|found| found.contains(fault)),
+            "{fault}: {found:?}"
+        );
     }
 }
