@@ -1,6 +1,9 @@
 //! What the load runs on: a fleet of its own, or somebody's, with two queues and a resource added for as long as it takes.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, bail};
 use tidegate_client::Client;
@@ -19,6 +22,8 @@ const HEADROOM: f64 = 0.7;
 const SHORT_MIN: u32 = 4;
 /// Caps are in force by then: a policy is pushed at the next tick, 5 s by default.
 const CAPS_MAX: Duration = Duration::from_secs(30);
+/// Leases that were lost on the way hold their slots for as long.
+const GONE_MAX: Duration = Duration::from_secs(60);
 
 /// The addresses of a running fleet.
 pub struct Given {
@@ -268,14 +273,22 @@ impl<'a> Ground<'a> {
     }
 }
 
-/// It goes when nothing costs it any more.
+/// Once nothing costs it any more: a deleted policy goes when its last slot is free, at a tick.
 async fn delete_resource(client: &mut TuningServiceClient<Channel>) -> anyhow::Result<()> {
-    let request = DeleteResourceRequest {
-        name: RESOURCE.to_owned(),
-        why: "load test is over".to_owned(),
-        ..DeleteResourceRequest::default()
-    };
-    gone(client.delete_resource(request).await.map(drop)).context("cannot delete the resource load-pg")
+    let deadline = Instant::now() + GONE_MAX;
+    loop {
+        let request = DeleteResourceRequest {
+            name: RESOURCE.to_owned(),
+            why: "load test is over".to_owned(),
+            ..DeleteResourceRequest::default()
+        };
+        let deleted = gone(client.delete_resource(request).await.map(drop));
+        let is_in_use = matches!(&deleted, Err(status) if status.code() == Code::FailedPrecondition);
+        if !is_in_use || Instant::now() > deadline {
+            return deleted.context("cannot delete the resource load-pg");
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 }
 
 fn gone(deleted: Result<(), tonic::Status>) -> Result<(), tonic::Status> {

@@ -59,7 +59,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     let ground = Ground::start(&sandbox, given, options.capacity).await?;
     let measured = measure(&ground, &plan).await;
     // Also after a failure: somebody's fleet is left as it was.
-    ground.restore().await?;
+    let restored = ground.restore().await;
     let verdict = measured?;
     print!("{}", show::table(&verdict));
     if let Some(path) = &options.json {
@@ -70,6 +70,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
         let page = show::page(&plan, &ground, &verdict)?.write(folder)?;
         println!("report: {}", page.display());
     }
+    restored?;
     Ok(verdict.holds())
 }
 
