@@ -324,7 +324,7 @@ mod tests {
                 arrival,
                 due: start + due,
                 answer: Answer::Admitted {
-                    repeat: (number % 50 == 0).then_some(true),
+                    repeat: (number.is_multiple_of(50)).then_some(true),
                 },
             };
             let mut run = Ran {

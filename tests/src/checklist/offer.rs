@@ -91,7 +91,7 @@ async fn submit(client: Client, kind: Kind, number: usize, key: String) -> Answe
         Err(ClientError::Backpressure { reason, .. }) => return Answer::Refused(reason),
         Err(error) => return Answer::Failed(error.to_string()),
     };
-    if number % REPEAT_EVERY != 0 {
+    if !number.is_multiple_of(REPEAT_EVERY) {
         return Answer::Admitted { repeat: None };
     }
     let is_known = submit()

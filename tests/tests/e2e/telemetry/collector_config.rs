@@ -14,7 +14,7 @@ fn keys(text: &str) -> Vec<(usize, String, String)> {
         .filter_map(|line| {
             let (key, value) = line.trim().split_once(':')?;
             let indent = line.len() - line.trim_start().len();
-            assert!(indent % 2 == 0 && !line.contains('\t'), "{line:?}");
+            assert!(indent.is_multiple_of(2) && !line.contains('\t'), "{line:?}");
             Some((indent / 2, key.to_owned(), value.trim().to_owned()))
         })
         .collect()
