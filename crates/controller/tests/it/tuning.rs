@@ -174,6 +174,8 @@ async fn decisions_are_watched_kept_and_explained() {
     let queue = subject(v1::explain_request::Subject::Queue("a".into()));
     let explained = tuning.explain(queue).await.unwrap().into_inner();
     assert!(explained.text.contains("frozen"), "{}", explained.text);
+    // Numbers have an age.
+    assert!(explained.text.contains(" s ago"), "{}", explained.text);
     assert!(!explained.decisions.is_empty());
     let job = |id: &str| subject(v1::explain_request::Subject::JobId(id.into()));
     let status = tuning.explain(job("a:0:x")).await.unwrap_err();
