@@ -255,6 +255,12 @@ async fn a_restored_job_store_is_refused_until_it_is_accepted_also_across_restar
     first.process.wait_exit(PATIENCE).await;
     restore().await;
     let second = router(&sandbox, &redis.url(), &urls).await;
+    // Also the very first one: a router is judged before it takes anything.
+    let early = try_batch(second.grpc_url(), &[new_job("email", "1".into())]).await;
+    assert!(
+        early.as_ref().is_err_and(|error| error.contains("STORE_REWOUND")),
+        "{early:?}"
+    );
     refused(&second).await;
     // And the next one is told, too.
     second.process.kill9();
@@ -264,4 +270,57 @@ async fn a_restored_job_store_is_refused_until_it_is_accepted_also_across_restar
     submit_all(&[third.grpc_url()], "email", 5).await;
     let (code, text) = control(&sandbox, &urls, &["accept-store", "--yes"]).await;
     assert!(code == 0 && text.contains("nothing to accept"), "{code} {text}");
+}
+
+/// The file goes under a running controller, which is then killed: whoever comes next knows of no epoch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_new_ledger_a_controller_wins_when_the_old_caps_have_ended() {
+    let sandbox = Sandbox::new();
+    let listen = Some(tidegate_tests::free_address());
+    let options = |policies: &str| ControllerOptions {
+        listen: listen.clone(),
+        policies: Some(policies.to_owned()),
+        config: Some(TICK.to_owned()),
+        ledger: Some("sqlite:gone/ledger.db".to_owned()),
+        ..ControllerOptions::default()
+    };
+    let first = Controller::start(&sandbox, options(POLICIES)).await;
+    let urls = vec![first.grpc_url()];
+    let app = App::start(|_| Answer::ok().after(Duration::from_millis(300)));
+    let router = router(&sandbox, "memory:", &urls).await;
+    let _worker = worker(&sandbox, &router, &app, &urls).await;
+    submit_all(&[router.grpc_url()], "email", 10_000).await;
+    cap_is(&router, 28).await;
+    let before = status(&sandbox, &urls[0]).await;
+    std::fs::remove_dir_all(sandbox.path().join("gone")).unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(
+        status(&sandbox, &urls[0]).await["leader"],
+        true,
+        "it goes on by what it has open"
+    );
+
+    first.process.kill9();
+    first.process.wait_exit(PATIENCE).await;
+    let _heir = Controller::start(&sandbox, options(&POLICIES.replace("28", "12"))).await;
+    let done = app.deliveries().len();
+    // What the first one ordered is in force for half a minute, and nobody overrules it.
+    let meanwhile = status(&sandbox, &urls[0]).await;
+    assert_eq!(
+        (&meanwhile["leader"], cap(&router).await),
+        (&false.into(), Some(28)),
+        "{meanwhile}"
+    );
+    let after = eventually(PATIENCE, "the heir is obeyed", async || {
+        let status = status(&sandbox, &urls[0]).await;
+        (status["leader"] == true && status["queues"][0]["cap"] == 12).then_some(status)
+    })
+    .await;
+    assert_ne!(after["ledger"]["ledger_id"], before["ledger"]["ledger_id"]);
+    assert!(
+        after["version"]["epoch"].as_u64() > before["version"]["epoch"].as_u64(),
+        "{after} after {before}"
+    );
+    cap_is(&router, 12).await;
+    assert!(app.deliveries().len() > done + 500, "jobs go on");
 }

@@ -16,6 +16,7 @@ mod examples;
 mod failover;
 mod fences;
 mod floods;
+mod hard_cap;
 mod harness;
 mod hold;
 mod hostile;
