@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use tidegate_protocol::externalscaler::{self as keda, external_scaler_client::ExternalScalerClient};
 use tidegate_tests::{
     Answer, App, Controller, ControllerOptions, PgBouncer, PgBouncerOptions, Postgres, PostgresOptions,
     Router, Sandbox, WorkerProc, eventually, free_address,
@@ -16,19 +17,22 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_secs(1);
-/// A lease, and what a new leader takes to look at its fleet.
-const TAKEOVER: Duration = Duration::from_secs(12);
+const ASK_EVERY: Duration = Duration::from_millis(700);
+const DEFAULT_TICK: Duration = Duration::from_secs(5);
+const LEASE: Duration = Duration::from_secs(10);
+/// How long the undisturbed fleet is looked at.
+const UNDISTURBED: Duration = Duration::from_secs(6);
 /// What a busy machine takes beyond that.
 const SLACK: Duration = Duration::from_secs(5);
 const POLICIES: &str = "[resources.pg-main]\ncapacity = 40\n[queues.email]\ncosts = { pg-main = 1 }\nstrategy = \"fixed\"\nmax = 28\n";
 
-async fn controller(sandbox: &Sandbox, ledger: &str, name: &str) -> Controller {
+async fn controller(sandbox: &Sandbox, ledger: &str, name: &str, tick: Duration) -> Controller {
     let options = ControllerOptions {
         listen: Some(free_address()),
         policies: Some(POLICIES.to_owned()),
         config: Some(format!(
             "[controller]\ntick = \"{}s\"\nname = \"{name}\"\n",
-            TICK.as_secs()
+            tick.as_secs()
         )),
         ledger: Some(ledger.to_owned()),
         ..ControllerOptions::default()
@@ -47,9 +51,9 @@ struct Fleet<'a> {
 }
 
 impl<'a> Fleet<'a> {
-    async fn start(sandbox: &'a Sandbox, ledger: &str) -> Self {
-        let leader = controller(sandbox, ledger, "first").await;
-        let standby = controller(sandbox, ledger, "second").await;
+    async fn start(sandbox: &'a Sandbox, ledger: &str, tick: Duration) -> Self {
+        let leader = controller(sandbox, ledger, "first", tick).await;
+        let standby = controller(sandbox, ledger, "second", tick).await;
         let urls = [leader.grpc_url(), standby.grpc_url()];
         let app = App::start(|_| Answer::ok().after(Duration::from_millis(200)));
         let router = router(sandbox, "memory:", &urls).await;
@@ -84,6 +88,8 @@ impl<'a> Fleet<'a> {
     async fn led_by(&self, controller: &Controller) -> u64 {
         let url = controller.grpc_url();
         eventually(PATIENCE, "another leader, obeyed", async || {
+            // Each question is a process: they must not be the load that is measured.
+            tokio::time::sleep(ASK_EVERY).await;
             let status = status(self.sandbox, &url).await;
             let obeyed = status["leader"] == true && status["queues"][0]["cap"] == 28;
             obeyed.then(|| status["version"]["epoch"].as_u64().unwrap())
@@ -94,14 +100,50 @@ impl<'a> Fleet<'a> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_leader_costs_no_work_and_another_one_leads_in_time() {
+    a_leader_is_killed(TICK).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_leader_costs_no_work_at_the_default_tick_either() {
+    a_leader_is_killed(DEFAULT_TICK).await;
+}
+
+/// KEDA's question to one controller: slots that the queue wants.
+async fn slots(controller: &Controller) -> Result<i64, String> {
+    let mut scaler = ExternalScalerClient::connect(controller.grpc_url())
+        .await
+        .map_err(|error| error.to_string())?;
+    let metadata = [("queues", "email"), ("slotsPerWorker", "10")];
+    let object = keda::ScaledObjectRef {
+        scaler_metadata: metadata
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+        ..keda::ScaledObjectRef::default()
+    };
+    let request = keda::GetMetricsRequest {
+        scaled_object_ref: Some(object),
+        metric_name: "tidegate-slots".to_owned(),
+    };
+    let answer = scaler
+        .get_metrics(request)
+        .await
+        .map_err(|status| status.to_string())?;
+    Ok(answer.into_inner().metric_values[0].metric_value)
+}
+
+async fn a_leader_is_killed(tick: Duration) {
     let sandbox = Sandbox::new();
     let postgres = Postgres::start(&sandbox, PostgresOptions::default()).await;
     postgres.role("ledger", 20).await;
     let pooler = PgBouncer::start(&sandbox, &postgres, PgBouncerOptions::default().pool_size(2)).await;
-    let fleet = Fleet::start(&sandbox, &pooler.role_url("ledger")).await;
+    let fleet = Fleet::start(&sandbox, &pooler.role_url("ledger"), tick).await;
     let epoch = fleet.led_by(&fleet.leader).await;
-    let window = TAKEOVER;
-    let undisturbed = fleet.done_in(window).await;
+    // A Service leads to all of them alike: a standby passes the question on.
+    assert_eq!(slots(&fleet.standby).await, slots(&fleet.leader).await);
+    assert_eq!(slots(&fleet.standby).await, Ok(28));
+    // A lease, and what a new leader takes to look at its fleet.
+    let window = LEASE + 2 * tick;
+    let before = fleet.done_in(UNDISTURBED).await;
 
     fleet.leader.process.kill9();
     let killed = Instant::now();
@@ -110,10 +152,13 @@ async fn a_killed_leader_costs_no_work_and_another_one_leads_in_time() {
         (newer, killed.elapsed())
     };
     let ((newer, took), done) = tokio::join!(heir, fleet.done_in(window));
-    eprintln!("another leader after {took:?}; {done} jobs in {window:?}, {undisturbed} undisturbed");
+    // The machine is not always as busy: what is around the window is what it is compared with.
+    let around = (before + fleet.done_in(UNDISTURBED).await) as f64;
+    let undisturbed = around * window.div_duration_f64(2 * UNDISTURBED);
+    eprintln!("another leader after {took:?}; {done} jobs in {window:?}, {undisturbed:.0} undisturbed");
     assert!(newer > epoch, "{newer} after {epoch}");
-    assert!(took < TAKEOVER + SLACK, "{took:?}");
-    assert!(done * 100 >= undisturbed * 95, "{done} of {undisturbed}");
+    assert!(took < window + SLACK, "{took:?}");
+    assert!(done as f64 >= 0.95 * undisturbed, "{done} of {undisturbed:.0}");
     // Whoever leads is found by the command, and what was said before is known to it.
     let both = [fleet.leader.grpc_url(), fleet.standby.grpc_url()];
     let (code, text) = control(&sandbox, &both, &["policy", "get", "email", "-o", "json"]).await;
@@ -123,7 +168,7 @@ async fn a_killed_leader_costs_no_work_and_another_one_leads_in_time() {
     cap_is(&fleet.router, 7).await;
     let kept = "SELECT count(*) FROM tidegate_edits WHERE who = 'ada' AND subject = 'email'";
     assert_eq!(postgres.number(kept).await, 1);
-    assert!(postgres.number("SELECT count(*) FROM tidegate_ticks").await > 10);
+    assert!(postgres.number("SELECT count(*) FROM tidegate_ticks").await > 4);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -135,7 +180,7 @@ async fn a_leader_that_was_stopped_changes_nothing_when_it_wakes_up() {
     let sandbox = Sandbox::new();
     let postgres = Postgres::start(&sandbox, PostgresOptions::default()).await;
     let ledger = postgres.role("ledger", 20).await;
-    let fleet = Fleet::start(&sandbox, &ledger).await;
+    let fleet = Fleet::start(&sandbox, &ledger, TICK).await;
     fleet.leader.process.freeze();
     tokio::time::sleep(stopped).await;
     let newer = fleet.led_by(&fleet.standby).await;
@@ -174,7 +219,7 @@ async fn without_its_database_jobs_go_on_edits_are_refused_and_the_history_catch
     let sandbox = Sandbox::new();
     let postgres = Postgres::start(&sandbox, PostgresOptions::default()).await;
     let ledger = postgres.role("ledger", 20).await;
-    let fleet = Fleet::start(&sandbox, &ledger).await;
+    let fleet = Fleet::start(&sandbox, &ledger, TICK).await;
     let urls = [fleet.leader.grpc_url()];
     let ticks = "SELECT count(*) FROM tidegate_ticks";
     postgres.kill9().await;
