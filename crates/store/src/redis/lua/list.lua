@@ -11,11 +11,12 @@ local limit, first, second, found
 -- Entries looked at in one call: stale ones are many where jobs were cancelled, and others wait for the server.
 local looked, LOOKED_MAX, FIELDS = 0, 2000, 4
 
--- Head and body without payload and result.
+-- Head and body without payload and result; who lost it stands where a success has its result.
 local function keep(job, until_ms)
   local body, n = body_of(job), #found
+  local head_end = job[STATE] == SUCCEEDED and HEAD_BYTES + job[ERROR_LEN] or -1
   local meta_len = (sunpack('>I4', body, KEY_AT - 4))
-  found[n + 1], found[n + 2] = job.id, job.head and sub(job.head, 1, HEAD_BYTES + job[ERROR_LEN]) or ''
+  found[n + 1], found[n + 2] = job.id, job.head and sub(job.head, 1, head_end) or ''
   found[n + 3], found[n + 4] = sub(body, 1, KEY_AT - 1 + byte(body, KEY_AT - 5) + meta_len), until_ms
   job.body = nil
 end
