@@ -53,6 +53,10 @@ async fn it_has_as_many_connections_as_the_target() {
     assert_eq!(sessions(&postgres).await, 0, "none before one is needed");
     for target in [6, 2, 9] {
         pool.set_target(target);
+        eventually(SOON, "what is too many is closed", async || {
+            (sessions(&postgres).await <= i64::from(target)).then_some(())
+        })
+        .await;
         let run = join_all((0..40).map(|_| async {
             let mut connection = pool.acquire().await.expect("in time");
             sqlx::raw_sql("select pg_sleep(0.05)")

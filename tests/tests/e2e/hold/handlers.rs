@@ -124,6 +124,8 @@ async fn a_worker_whose_threads_are_all_held_exits_and_another_runs_the_rest() {
         "{}",
         worker.tail()
     );
+    // They would hold the heir's threads, too.
+    client.cancel(&blocking).await.expect("cancelled");
     cluster.start_worker().await;
     all_succeeded(&client, "good", 3).await;
 }
