@@ -35,8 +35,9 @@ const RETRY_WITHIN: Duration = Duration::from_secs(1);
 /// Full jitter below this, so that a store that comes back is not met by all at once.
 const RETRY_PAUSE_MS_MAX: u64 = 250;
 
-/// Jobs that are entered and handed out in one call. More are several calls, and whoever waits is woken by the first.
-const HANDOVER_MAX: usize = 256;
+/// Jobs that are entered and handed out in one call: their submitters wait for the lease, too. That is right for few, which
+/// a worker waits for; many are entered first, so that their answers leave while the lease is on its way.
+const HANDOVER_MAX: usize = 8;
 
 /// Cheap handles.
 #[derive(Clone)]
