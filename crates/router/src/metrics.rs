@@ -68,6 +68,20 @@ pub struct Metrics {
     queues: RwLock<HashMap<QueueName, KeyValue>>,
 }
 
+/// See [`Metrics::waits`].
+pub struct Waits<'a> {
+    duration: &'a TracedHistogram,
+    label: [KeyValue; 1],
+}
+
+impl Waits<'_> {
+    /// Of one job. `submit`: its `traceparent`.
+    pub fn ended(&self, wait: Duration, submit: Option<&str>) {
+        let trace = || TraceContext::parse(submit?, None);
+        self.duration.record(wait.as_secs_f64(), &self.label, trace);
+    }
+}
+
 impl Metrics {
     pub fn new(meter: &Meter) -> Self {
         use catalogue as c;
@@ -197,18 +211,15 @@ impl Metrics {
         self.stale_settles.add(1, &[self.queue(queue)]);
     }
 
-    /// Of jobs that were granted: how long they waited, and the `traceparent` of their submit.
-    pub fn waited<'a>(
-        &self,
-        queue: &QueueName,
-        waits: impl ExactSizeIterator<Item = (Duration, Option<&'a str>)>,
-    ) {
-        let label = [self.queue(queue)];
-        self.consumed
-            .add(waits.len() as u64, &self.message("lease", queue));
-        for (wait, submit) in waits {
-            let trace = || TraceContext::parse(submit?, None);
-            self.wait.record(wait.as_secs_f64(), &label, trace);
+    pub fn granted(&self, queue: &QueueName, jobs: u64) {
+        self.consumed.add(jobs, &self.message("lease", queue));
+    }
+
+    /// For how long the queue's jobs waited.
+    pub fn waits(&self, queue: &QueueName) -> Waits<'_> {
+        Waits {
+            duration: &self.wait,
+            label: [self.queue(queue)],
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use tidegate_chassis::telemetry::trace::{LINKS_MAX, Since, TraceContext, Work, WorkSpan, is_on};
+use tidegate_chassis::telemetry::trace::{LINKS_MAX, Since, TraceContext, Work, WorkSpan, decide, is_on};
 use tidegate_protocol::domain::{Job, QueueName};
 use tidegate_store::{Grants, StoreResult};
 
@@ -59,33 +59,83 @@ pub fn leases<'a>(
     if !is_on() {
         return Vec::new();
     }
-    let mut jobs: HashMap<&QueueName, Vec<&Job>> = HashMap::new();
+    let mut leased: HashMap<&QueueName, Leased<'_>> = HashMap::new();
     for (queue, answer) in answers {
         let grants = answer.iter().flat_map(|grants| &grants.grants);
-        jobs.entry(queue)
-            .or_default()
-            .extend(grants.map(|grant| &grant.job));
+        let leased = leased.entry(queue).or_default();
+        grants.for_each(|grant| leased.add(&grant.job));
     }
-    let granted = jobs.into_iter().filter(|(_, jobs)| !jobs.is_empty());
-    let spans = granted.filter_map(|(queue, jobs)| {
-        let submits = jobs.iter().filter_map(|job| submit_of(job)).take(LINKS_MAX);
+    let granted = leased.into_iter().filter(|(_, leased)| leased.jobs > 0);
+    let spans = granted.filter_map(|(queue, leased)| {
+        let decided = decide(None, leased.submits.linked(), 1)?;
+        if !decided.is_sampled() {
+            return None;
+        }
         let span = Work::client(format!("lease {queue}"))
             .since(since)
-            .linked_to(submits)
+            .linked_to(leased.submits.kept)
             .with("messaging.system", "tidegate")
             .with("messaging.operation.name", "lease")
             .with("messaging.operation.type", "receive")
-            .with("messaging.destination.name", queue.to_string())
-            .with("messaging.batch.message_count", jobs.len() as i64)
-            .begin()?;
-        calls.done(&span.context(), jobs.len(), since);
+            .with("messaging.destination.name", queue.shared())
+            .with("messaging.batch.message_count", leased.jobs as i64)
+            .begin_as(&decided)?;
+        calls.done(&span.context(), leased.jobs, since);
         Some(span)
     });
     spans.collect()
 }
 
-fn submit_of(job: &Job) -> Option<TraceContext> {
-    TraceContext::parse(job.traceparent.as_deref()?, job.tracestate.as_deref())
+/// What one call granted of a queue.
+#[derive(Default)]
+struct Leased<'a> {
+    jobs: usize,
+    submits: Lineage<'a>,
+}
+
+impl<'a> Leased<'a> {
+    fn add(&mut self, job: &'a Job) {
+        self.jobs += 1;
+        self.submits
+            .add(job.traceparent.as_deref(), job.tracestate.as_deref());
+    }
+}
+
+/// Which spans many jobs come from, each once as long as jobs of one batch follow each other.
+#[derive(Default)]
+pub struct Lineage<'a> {
+    /// The first [`LINKS_MAX`] that are kept.
+    pub kept: Vec<TraceContext>,
+    /// Jobs that come from none.
+    pub roots: usize,
+    jobs: usize,
+    last: Option<&'a str>,
+}
+
+impl<'a> Lineage<'a> {
+    pub fn add(&mut self, traceparent: Option<&'a str>, tracestate: Option<&str>) {
+        self.jobs += 1;
+        if traceparent.is_some() && traceparent == self.last {
+            return;
+        }
+        match traceparent.and_then(|text| TraceContext::parse(text, tracestate)) {
+            None => self.roots += 1,
+            Some(span) => {
+                self.last = traceparent;
+                if span.is_sampled() && self.kept.len() < LINKS_MAX {
+                    self.kept.push(span);
+                }
+            }
+        }
+    }
+
+    /// Whether what is about these jobs is kept; `None`: nobody has decided about some of them.
+    pub fn linked(&self) -> Option<bool> {
+        if !self.kept.is_empty() {
+            return Some(true);
+        }
+        (self.jobs > 0 && self.roots == 0).then_some(false)
+    }
 }
 
 #[cfg(test)]
@@ -101,6 +151,25 @@ mod tests {
             ("memory:", "memory"),
         ] {
             assert_eq!(system_of(url), system, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_jobs_come_from_decides_for_all_of_them() {
+        const KEPT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        const OTHER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b8-01";
+        const DROPPED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+        for (jobs, links, roots, linked) in [
+            (&[][..], 0, 0, None),
+            (&[Some(KEPT), Some(KEPT), Some(OTHER)], 2, 0, Some(true)),
+            (&[Some(DROPPED), Some(KEPT), None], 1, 1, Some(true)),
+            (&[Some(DROPPED), Some(DROPPED)], 0, 0, Some(false)),
+            (&[Some(DROPPED), None, None, Some("nonsense")], 0, 3, None),
+        ] {
+            let mut lineage = Lineage::default();
+            jobs.iter().for_each(|text| lineage.add(*text, None));
+            let found = (lineage.kept.len(), lineage.roots, lineage.linked());
+            assert_eq!(found, (links, roots, linked), "{jobs:?}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use tidegate_chassis::{
     clock::{self, Monotonic},
-    telemetry::trace::TraceContext,
+    telemetry::trace::{TraceContext, within},
 };
 use tidegate_protocol::domain::{FailureClass, LeaseRef};
 use tokio::{sync::mpsc, task::JoinSet};
@@ -18,7 +18,7 @@ use crate::{
     job::Facts,
     registry::Deliveries,
     stop::Stop,
-    telemetry::{Instruments, close_span, process_span},
+    telemetry::{Instruments, Traced},
 };
 
 /// Starts what the link grants until the link is gone, and joins every attempt. Attempts are as many as permits.
@@ -112,22 +112,23 @@ async fn attempt(
     let previous_fence = grant.previous_fence;
     let context = context_of(&lease, grant, time_ms, &stop);
     let context = context.beating(Arc::clone(stop.heartbeat()), clock);
-    let (span, begun) = process_span(&context, previous_fence);
+    let traced = Traced::begin(&context, previous_fence);
+    let begun = traced.kept();
     report.begun(begun.clone());
     let took = Monotonic::start();
     let job = Job {
         context: context.clone(),
         payload,
     };
-    let verdict = deliver(&*delivery, job, &stop).instrument(span.clone()).await;
-    close_span(&span, verdict.as_ref());
-    span.in_scope(|| {
-        tracing::debug!(
-            run_ms = took.ms(),
-            stopped = verdict.is_none(),
-            "an attempt ended"
-        )
-    });
+    let run = async {
+        let verdict = deliver(&*delivery, job, &stop).await;
+        let stopped = verdict.is_none();
+        tracing::debug!(run_ms = took.ms(), stopped, "an attempt ended");
+        verdict
+    };
+    let run = within(traced.within.clone(), run);
+    let verdict = run.instrument(traced.log.clone()).await;
+    traced.close(verdict.as_ref());
     instruments.ran(&context, verdict.as_ref(), took.seconds(), age_ms, begun);
     report.set(verdict, took.ms());
 }

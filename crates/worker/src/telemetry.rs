@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tidegate_chassis::metrics;
 use tidegate_chassis::telemetry::{
     self, Counter, Gauge, Histogram, KeyValue, Meter, Metric, RpcClient, TracedHistogram,
-    trace::{self, TraceContext, Work, WorkSpan, is_on, traceparent_of},
+    trace::{TraceContext, Work, WorkSpan, decide_as, is_on},
 };
 use tidegate_client::observe::{CallEnd, Observer};
 use tidegate_flow::breaker::State;
@@ -226,14 +226,86 @@ impl DeliveryCounters {
     }
 }
 
-/// The span of one attempt: linked to the submit's and not its child, because a job may run hours after its submit and
-/// many times.
-///
-/// `previous_fence`: of the attempt before, 0 if there was none. Ids of attempts follow from job and fence, so it is all
-/// that is needed to link to that one. Gives the span and, where it is kept, its context.
-pub(crate) fn process_span(context: &JobContext, previous_fence: u64) -> (Span, Option<TraceContext>) {
+/// One attempt, as operators see it.
+#[derive(Debug)]
+pub(crate) struct Traced {
+    /// Its fields are in the log lines of the attempt. In a program with telemetry of its own, this is the span.
+    pub(crate) log: Span,
+    /// Where it is kept.
+    span: Option<WorkSpan>,
+    /// What the attempt's work belongs to: itself where it is kept, else the submit, whose context is handed on as it came.
+    pub(crate) within: Option<TraceContext>,
+}
+
+impl Traced {
+    /// Begins the span of the attempt: linked to the submit's and not its child, because a job may run hours after its
+    /// submit and many times.
+    ///
+    /// `previous_fence`: of the attempt before, 0 if there was none. Ids of attempts follow from job and fence, so it is all
+    /// that is needed to link to that one.
+    pub(crate) fn begin(context: &JobContext, previous_fence: u64) -> Self {
+        let log = log_span(context);
+        if !is_on() {
+            return Self {
+                log,
+                span: None,
+                within: None,
+            };
+        }
+        let submit = context.traceparent();
+        let submit = submit.and_then(|text| TraceContext::parse(text, context.tracestate()));
+        let job_id = context.job_id().text();
+        let is_kept = submit.as_ref().map(TraceContext::is_sampled);
+        let decided = decide_as(&job_id, context.fence(), is_kept);
+        let Some(decided) = decided.filter(TraceContext::is_sampled) else {
+            return Self {
+                log,
+                span: None,
+                within: submit,
+            };
+        };
+        let previous = (previous_fence > 0).then(|| TraceContext::derived(&job_id, previous_fence, true));
+        let span = Work::consumer(format!("process {}", context.queue()))
+            .linked_to(submit.into_iter().chain(previous))
+            .with("messaging.system", "tidegate")
+            .with("messaging.operation.name", "process")
+            .with("messaging.operation.type", "process")
+            .with("messaging.destination.name", context.queue().shared())
+            .with("messaging.message.id", job_id)
+            .with("tidegate.attempt", i64::from(context.attempt()))
+            .with(
+                "tidegate.fence",
+                i64::try_from(context.fence()).unwrap_or(i64::MAX),
+            )
+            .begin_as(&decided);
+        Self {
+            log,
+            span,
+            within: Some(decided),
+        }
+    }
+
+    /// The attempt's own context, where it is kept.
+    pub(crate) fn kept(&self) -> Option<TraceContext> {
+        self.span.is_some().then(|| self.within.clone()).flatten()
+    }
+
+    /// Ends it.
+    pub(crate) fn close(self, verdict: Option<&Verdict>) {
+        let Some(error_type) = error_type(verdict) else {
+            return;
+        };
+        self.log.record("otel.status_code", "ERROR");
+        self.log.record("error.type", error_type);
+        if let Some(mut span) = self.span {
+            span.fail(error_type);
+        }
+    }
+}
+
+fn log_span(context: &JobContext) -> Span {
     let queue = context.queue().as_str();
-    let span = tracing::info_span!(
+    tracing::info_span!(
         "process",
         otel.name = format!("process {queue}"),
         otel.kind = "consumer",
@@ -246,22 +318,7 @@ pub(crate) fn process_span(context: &JobContext, previous_fence: u64) -> (Span, 
         tidegate.attempt = context.attempt(),
         tidegate.fence = context.fence(),
         error.type = tracing::field::Empty,
-    );
-    if !is_on() {
-        return (span, None);
-    }
-    let job_id = context.job_id().text();
-    let traceparent = context.traceparent();
-    let submit = traceparent.and_then(|text| TraceContext::parse(text, context.tracestate()));
-    if let Some(submit) = &submit {
-        trace::link(&span, submit);
-    }
-    if previous_fence > 0 {
-        let is_kept = submit.is_none_or(|submit| submit.is_sampled());
-        trace::link(&span, &TraceContext::derived(&job_id, previous_fence, is_kept));
-    }
-    let begun = trace::begin_as(&span, &job_id, context.fence());
-    (span, begun.filter(TraceContext::is_sampled))
+    )
 }
 
 /// The span of a message that settles jobs, a child of the first one's attempt and linked to the others'. It ends with
@@ -294,13 +351,6 @@ fn common<'a>(mut queues: impl Iterator<Item = &'a QueueName>) -> Option<&'a Que
     queues.all(|queue| queue == first).then_some(first)
 }
 
-pub(crate) fn close_span(span: &Span, verdict: Option<&Verdict>) {
-    if let Some(error_type) = error_type(verdict) {
-        span.record("otel.status_code", "ERROR");
-        span.record("error.type", error_type);
-    }
-}
-
 fn error_type(verdict: Option<&Verdict>) -> Option<&'static str> {
     match verdict {
         None => Some("stopped"),
@@ -312,15 +362,13 @@ fn error_type(verdict: Option<&Verdict>) -> Option<&'static str> {
     }
 }
 
-/// The trace context to hand on: of the span at hand, or the submitter's where tracing is off.
+/// The trace context to hand on: of the span at hand where it is kept, else the submitter's as it came.
 pub(crate) fn handed_on(context: &JobContext) -> Option<(String, Option<String>)> {
-    let submitted = || {
-        Some((
-            context.traceparent()?.to_owned(),
-            context.tracestate().map(str::to_owned),
-        ))
-    };
-    traceparent_of(&Span::current()).or_else(submitted)
+    if let Some(kept) = TraceContext::current().filter(TraceContext::is_sampled) {
+        return Some(kept.texts());
+    }
+    let parent = context.traceparent()?.to_owned();
+    Some((parent, context.tracestate().map(str::to_owned)))
 }
 
 fn outcome(outcome: &Outcome) -> &'static str {

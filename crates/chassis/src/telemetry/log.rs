@@ -1,14 +1,11 @@
-//! Log lines, and the bridge from spans to OpenTelemetry.
+//! Log lines.
 
 mod json;
 
 use std::io::IsTerminal;
 
 use anyhow::Context as _;
-use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_sdk::trace::SdkTracerProvider;
-use tracing::{Level, Metadata, Subscriber};
-use tracing_subscriber::filter::filter_fn;
+use tracing::Subscriber;
 use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -16,7 +13,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
-use super::{SCOPE, TelemetryOptions, env};
+use super::{TelemetryOptions, env};
 
 /// Where log lines go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,28 +33,13 @@ pub enum LogFormat {
     Human,
 }
 
-/// The transport crates say at `info` what concerns nobody; the exporter's own spans would export themselves; and of spans
-/// that are of traces alone ([`super::trace::TRACES_ONLY`]) no fields are written down for lines that never come.
-const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,opentelemetry=warn,\
-    opentelemetry_sdk=warn,tidegate::trace=off";
-const TRANSPORT: [&str; 5] = ["h2", "hyper", "tonic", "tower", "opentelemetry"];
+/// The transport crates say at `info` what concerns nobody.
+const QUIET: &str =
+    "h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,opentelemetry=warn,opentelemetry_sdk=warn";
 
 /// Installs the global subscriber.
-pub(super) fn install(
-    opts: &TelemetryOptions,
-    tracer_provider: Option<&SdkTracerProvider>,
-) -> anyhow::Result<()> {
-    let spans = tracer_provider.map(|provider| {
-        tracing_opentelemetry::layer()
-            .with_tracer(provider.tracer(SCOPE))
-            .with_location(false)
-            .with_threads(false)
-            .with_target(false)
-            .with_tracked_inactivity(false)
-            .with_filter(filter_fn(is_traced))
-    });
+pub(super) fn install(opts: &TelemetryOptions) -> anyhow::Result<()> {
     tracing_subscriber::registry()
-        .with(spans)
         .with(lines(opts).with_filter(filter(opts)?))
         .try_init()
         .context("telemetry is initialised once per process")
@@ -74,12 +56,6 @@ fn filter(opts: &TelemetryOptions) -> anyhow::Result<EnvFilter> {
             EnvFilter::try_new(format!("{level},{QUIET}")).context("default log filter")
         }
     }
-}
-
-/// Which spans become traces: a matter of its own, so that `RUST_LOG=warn` does not switch tracing off.
-fn is_traced(metadata: &Metadata<'_>) -> bool {
-    let root = metadata.target().split("::").next().unwrap_or_default();
-    *metadata.level() <= Level::INFO && !TRANSPORT.iter().any(|name| root.starts_with(name))
 }
 
 fn lines<S>(opts: &TelemetryOptions) -> Box<dyn Layer<S> + Send + Sync>

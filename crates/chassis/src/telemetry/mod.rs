@@ -23,7 +23,6 @@ use opentelemetry::global;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 
 pub use exemplars::TracedHistogram;
@@ -36,7 +35,6 @@ pub use opentelemetry::metrics::{
     Counter, Gauge, Histogram, Meter, ObservableCounter, ObservableGauge, UpDownCounter,
 };
 pub use rpc::RpcClient;
-pub use trace::{current_traceparent, link_remote, set_remote_parent};
 
 /// The instrumentation scope of all our instruments and spans.
 const SCOPE: &str = "tidegate";
@@ -81,12 +79,16 @@ pub fn init(service: &'static str, opts: TelemetryOptions) -> anyhow::Result<Tel
     let resource = resource(service, version, env);
 
     let spans = Arc::default();
-    let tracer_provider = plan
+    let traces = || {
+        let provider = otlp::tracer_provider(resource.clone(), Arc::clone(&spans))?;
+        anyhow::Ok((provider, trace::Sampler::from_env(env)?))
+    };
+    let traces = plan
         .traces
-        .then(|| otlp::tracer_provider(resource.clone(), Arc::clone(&spans)))
+        .then(traces)
         .transpose()
         .context("OTLP trace export")?;
-    log::install(&opts, tracer_provider.as_ref())?;
+    log::install(&opts)?;
 
     let exporter = plan
         .metrics
@@ -99,12 +101,11 @@ pub fn init(service: &'static str, opts: TelemetryOptions) -> anyhow::Result<Tel
         metrics.register_spans(spans);
     }
 
-    global::set_text_map_propagator(TraceContextPropagator::new());
     global::set_meter_provider(metrics.provider().clone());
-    if let Some(provider) = &tracer_provider {
-        global::set_tracer_provider(provider.clone());
-        trace::install(provider.tracer(SCOPE));
-    }
+    let tracer_provider = traces.map(|(provider, sampler)| {
+        trace::install(provider.tracer(SCOPE), sampler);
+        provider
+    });
     Ok(Telemetry {
         metrics,
         tracer_provider,

@@ -92,7 +92,8 @@ impl Dispatcher {
     ) {
         let clock_ms = grants.clock_ms;
         let mut allowances: HashMap<Session, u32> = HashMap::new();
-        let mut waits = Vec::with_capacity(grants.grants.len());
+        let waits = self.metrics.waits(queue);
+        let mut granted = 0;
         for grant in grants.grants {
             let allowance = allowances
                 .entry(grant.session)
@@ -103,14 +104,14 @@ impl Dispatcher {
             }
             *allowance -= 1;
             let wait = Duration::from_millis(clock_ms.saturating_sub(grant.job.due_ms));
-            waits.push((wait, grant.job.traceparent.clone()));
+            waits.ended(wait, grant.job.traceparent.as_deref());
+            granted += 1;
             let wire = wire(&grant, &grants.policy);
             let parcel = parcels.entry(grant.session).or_default();
             parcel.clock_ms = parcel.clock_ms.max(clock_ms);
             parcel.grants.push((grant, wire));
         }
-        let waits = waits.iter().map(|(wait, submit)| (*wait, submit.as_deref()));
-        self.metrics.waited(queue, waits);
+        self.metrics.granted(queue, granted);
         self.catalog.touch(std::iter::once(queue), self.condition.at());
     }
 

@@ -3,10 +3,7 @@
 use sha2::{Digest, Sha256};
 use tidegate_chassis::{
     serve::{Hold, PeerInfo},
-    telemetry::{
-        link_remote, set_remote_parent,
-        trace::{TRACES_ONLY, is_on, traceparent_of},
-    },
+    telemetry::trace::{TraceContext, Work, WorkSpan, decide, is_on, within},
 };
 use tidegate_protocol::{
     convert::{self, Invalid},
@@ -15,13 +12,13 @@ use tidegate_protocol::{
 };
 use tidegate_store::StoreResult;
 use tonic::{Request, metadata::MetadataMap};
-use tracing::{Instrument, Span, field::Empty};
 use uuid::Uuid;
 
 use super::{Jobs, too_many};
 use crate::{
     admission::{Caller, SchemaOf},
     status::Refusal,
+    trace::Lineage,
 };
 
 /// What a job holds in memory beside its payload, roughly.
@@ -38,10 +35,14 @@ const BYTES_IN_A_ROW: usize = 64 << 10;
 
 type ItemResult = v1::submit_jobs_response::item::Result;
 
-/// W3C trace context of the call.
+/// W3C trace context of the call: of its caller, and then of its span, for the jobs to carry.
 struct Trace {
     parent: String,
     state: String,
+    /// The call's, whether it is kept or not; `None`: tracing is off.
+    context: Option<TraceContext>,
+    /// Where it is kept; it ends with the call.
+    span: Option<WorkSpan>,
 }
 
 impl Trace {
@@ -56,26 +57,49 @@ impl Trace {
         Self {
             parent: text("traceparent"),
             state: text("tracestate"),
+            context: None,
+            span: None,
         }
     }
 
-    /// The span of the call: what the job's own trace context names, if the producer gave none.
-    fn begin(&mut self, span: &Span) {
-        if span.is_disabled() {
+    /// Decides about the call's span. Jobs may have a context of their own, of the span in which they were made: it is
+    /// linked to those, and without a caller's span they decide.
+    fn begin(&mut self, wires: &[v1::NewJob]) {
+        if !is_on() {
             return;
         }
-        if !self.parent.is_empty() {
-            set_remote_parent(span, &self.parent, Some(&self.state));
+        let mut creators = Lineage::default();
+        for wire in wires {
+            let own = Some(wire.traceparent.as_str()).filter(|text| !text.is_empty());
+            creators.add(own, Some(&wire.tracestate));
         }
-        if let Some((parent, state)) = traceparent_of(span) {
-            (self.parent, self.state) = (parent, state.unwrap_or_default());
+        let caller = TraceContext::parse(&self.parent, Some(&self.state));
+        let Some(context) = decide(caller.as_ref(), creators.linked(), creators.roots) else {
+            return;
+        };
+        if context.is_sampled() {
+            let mut work = submit_work(common_queue(wires), wires.len()).linked_to(creators.kept);
+            if let Some(caller) = &caller {
+                work = work.child_of(caller);
+            }
+            self.span = work.begin_as(&context);
         }
+        let (parent, state) = context.texts();
+        (self.parent, self.state) = (parent, state.unwrap_or_default());
+        self.context = Some(context);
     }
 
+    /// What the job's own trace context names, if the producer gave none.
     fn fill(&self, job: &mut v1::NewJob) {
         if job.traceparent.is_empty() {
             job.traceparent.clone_from(&self.parent);
             job.tracestate.clone_from(&self.state);
+        }
+    }
+
+    fn failed(&mut self, refusal: &Refusal) {
+        if let Some(span) = &mut self.span {
+            span.fail(refusal.reason());
         }
     }
 }
@@ -117,14 +141,10 @@ impl Jobs {
             self.count([(&queue, Err(&refusal))].into_iter());
             return Err(refusal);
         }
-        let span = submit_span(&wire.queue, 1);
-        if !span.is_disabled() && !wire.traceparent.is_empty() {
-            link_remote(&span, &wire.traceparent, Some(&wire.tracestate));
-        }
-        trace.begin(&span);
+        trace.begin(std::slice::from_ref(&wire));
         trace.fill(&mut wire);
         let answer = match self.check(&queue, wire, &submitter.caller, "job") {
-            Ok(job) => self.enter(vec![job], &submitter).instrument(span.clone()).await,
+            Ok(job) => within(trace.context.clone(), self.enter(vec![job], &submitter)).await,
             Err(refusal) => Err(refusal),
         };
         let answer = match answer {
@@ -136,7 +156,7 @@ impl Jobs {
             Err(refusal) => Err(refusal),
         };
         if let Err(refusal) = &answer {
-            failed(&span, refusal);
+            trace.failed(refusal);
         }
         self.count([(&queue, answer.as_ref())].into_iter());
         Ok(v1::SubmitJobResponse {
@@ -160,8 +180,7 @@ impl Jobs {
         let mut trace = Trace::of(request.metadata());
         let wires = request.into_inner().jobs;
         check_batch(&wires)?;
-        let span = submit_span(common_queue(&wires), wires.len());
-        trace.begin(&span);
+        trace.begin(&wires);
 
         let mut items: Vec<Option<ItemResult>> = Vec::with_capacity(wires.len());
         let mut jobs = Vec::with_capacity(wires.len());
@@ -183,11 +202,11 @@ impl Jobs {
         }
         if !jobs.is_empty() {
             let queues: Vec<QueueName> = jobs.iter().map(|job| job.queue().clone()).collect();
-            let answers = self.enter(jobs, &submitter).instrument(span.clone()).await;
+            let answers = within(trace.context.clone(), self.enter(jobs, &submitter)).await;
             let answers = match answers {
                 Ok(answers) => answers,
                 Err(refusal) => {
-                    failed(&span, &refusal);
+                    trace.failed(&refusal);
                     self.count(queues.iter().map(|queue| (queue, Err(&refusal))));
                     return Err(refusal);
                 }
@@ -372,33 +391,17 @@ fn common_queue(wires: &[v1::NewJob]) -> &str {
     }
 }
 
-/// Of traces alone: no line is written in it.
-fn submit_span(queue: &str, count: usize) -> Span {
-    if !is_on() {
-        return Span::none();
-    }
+fn submit_work(queue: &str, count: usize) -> Work {
     // What the caller calls a queue may be anything until it is checked.
     let queue = if queue.len() <= limits::NAME_BYTES_MAX {
         queue
     } else {
         "(invalid)"
     };
-    tracing::info_span!(
-        target: TRACES_ONLY,
-        "submit",
-        otel.name = %format_args!("submit {queue}"),
-        otel.kind = "producer",
-        messaging.system = "tidegate",
-        messaging.operation.name = "submit",
-        messaging.operation.r#type = "send",
-        messaging.destination.name = queue,
-        messaging.batch.message_count = count,
-        otel.status_code = Empty,
-        error.r#type = Empty,
-    )
-}
-
-fn failed(span: &Span, refusal: &Refusal) {
-    span.record("otel.status_code", "ERROR");
-    span.record("error.type", refusal.reason());
+    Work::producer(format!("submit {queue}"))
+        .with("messaging.system", "tidegate")
+        .with("messaging.operation.name", "submit")
+        .with("messaging.operation.type", "send")
+        .with("messaging.destination.name", queue.to_owned())
+        .with("messaging.batch.message_count", count as i64)
 }

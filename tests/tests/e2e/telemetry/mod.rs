@@ -8,5 +8,6 @@ mod exemplars;
 mod fleet;
 mod metrics;
 mod prometheus;
+mod sampling;
 mod story;
 mod traces;

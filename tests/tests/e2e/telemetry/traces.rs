@@ -14,7 +14,7 @@ use crate::producer::{new_job, queue_stats, submit_all, try_batch};
 const PATIENCE: Duration = Duration::from_secs(60);
 const SOON_AGAIN: &str = "[queues.email.retry]\nbackoff_base = \"50ms\"\nbackoff_max = \"50ms\"\n";
 
-async fn router(sandbox: &Sandbox, store: &str, env: &[(String, String)]) -> Router {
+pub(super) async fn router(sandbox: &Sandbox, store: &str, env: &[(String, String)]) -> Router {
     let options = RouterOptions {
         policies: Some(SOON_AGAIN.to_owned()),
         env: env.to_vec(),
@@ -23,7 +23,12 @@ async fn router(sandbox: &Sandbox, store: &str, env: &[(String, String)]) -> Rou
     Router::start(sandbox, store, options).await
 }
 
-async fn worker(sandbox: &Sandbox, router: &Router, app: &App, env: &[(String, String)]) -> WorkerProc {
+pub(super) async fn worker(
+    sandbox: &Sandbox,
+    router: &Router,
+    app: &App,
+    env: &[(String, String)],
+) -> WorkerProc {
     let options = WorkerOptions {
         env: env.to_vec(),
         ..WorkerOptions::default()
@@ -31,7 +36,7 @@ async fn worker(sandbox: &Sandbox, router: &Router, app: &App, env: &[(String, S
     WorkerProc::start(sandbox, &[router.grpc_url()], &app.url(), &["email"], options).await
 }
 
-fn named<'a>(spans: &'a [Received], name: &str) -> Vec<&'a Received> {
+pub(super) fn named<'a>(spans: &'a [Received], name: &str) -> Vec<&'a Received> {
     spans
         .iter()
         .filter(|received| received.span.name == name)
@@ -77,13 +82,13 @@ async fn the_story_of_a_retried_job() {
     }
 }
 
-fn attempts(spans: &[Received]) -> Vec<&Received> {
+pub(super) fn attempts(spans: &[Received]) -> Vec<&Received> {
     let mut attempts = named(spans, "process email");
     attempts.sort_by_key(|received| received.attribute("tidegate.attempt"));
     attempts
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -196,6 +201,10 @@ async fn a_bad_collector_costs_spans_and_no_job() {
     let mut collector = Collector::start_slow(Duration::from_secs(2));
     let app = App::start(|_| Answer::ok());
     let mut env = collector.env();
+    env.push((
+        "OTEL_TRACES_SAMPLER".to_owned(),
+        "parentbased_always_on".to_owned(),
+    ));
     env.push(("OTEL_BSP_MAX_QUEUE_SIZE".to_owned(), "64".to_owned()));
     env.push(("OTEL_BSP_MAX_EXPORT_BATCH_SIZE".to_owned(), "16".to_owned()));
     env.push(("OTEL_EXPORTER_OTLP_TIMEOUT".to_owned(), "500".to_owned()));

@@ -10,7 +10,7 @@ use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use sha2::{Digest, Sha256};
 
 thread_local! {
-    /// Ids for the next span that begins on this thread.
+    /// Ids of the span that is being made on this thread.
     static NEXT: Cell<Option<(TraceId, SpanId)>> = const { Cell::new(None) };
 }
 
@@ -27,31 +27,34 @@ pub(super) fn derived(subject: &str, number: u64) -> (TraceId, SpanId) {
     (TraceId::from_bytes(trace), SpanId::from_bytes(span))
 }
 
-/// Runs `begin`, in which one root span begins, with the ids of `number` of `subject` for it.
-pub(super) fn with_derived<R>(subject: &str, number: u64, begin: impl FnOnce() -> R) -> R {
-    NEXT.set(Some(derived(subject, number)));
+pub(super) fn random_trace() -> TraceId {
+    RandomIdGenerator::default().new_trace_id()
+}
+
+pub(super) fn random_span() -> SpanId {
+    RandomIdGenerator::default().new_span_id()
+}
+
+/// Runs `begin`, in which one span begins, with these ids for it. (They are decided upon before there is a span, and a
+/// builder takes none.)
+pub(super) fn with<R>(ids: (TraceId, SpanId), begin: impl FnOnce() -> R) -> R {
+    NEXT.set(Some(ids));
     let begun = begin();
-    NEXT.set(None); // it was not a root, or tracing is off
+    NEXT.set(None);
     begun
 }
 
-/// Random ids, but where [`with_derived`] says otherwise.
+/// Those of [`with`], and random ones elsewhere.
 #[derive(Clone, Debug, Default)]
-pub(in crate::telemetry) struct Ids(RandomIdGenerator);
+pub(in crate::telemetry) struct Ids;
 
 impl IdGenerator for Ids {
     fn new_trace_id(&self) -> TraceId {
-        match NEXT.take() {
-            Some((trace, _)) => trace,
-            None => self.0.new_trace_id(),
-        }
+        NEXT.get().map_or_else(random_trace, |(trace, _)| trace)
     }
 
-    // The SDK asks for it first.
     fn new_span_id(&self) -> SpanId {
-        let next = NEXT.take();
-        NEXT.set(next);
-        next.map_or_else(|| self.0.new_span_id(), |(_, span)| span)
+        NEXT.get().map_or_else(random_span, |(_, span)| span)
     }
 }
 
@@ -60,15 +63,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn derived_ids_are_used_once() {
-        let ids = Ids::default();
+    fn ids_that_are_given_are_those_of_one_span() {
         let wanted = derived("email:0:1", 7);
-        let (span, trace, after) = with_derived("email:0:1", 7, || {
-            (ids.new_span_id(), ids.new_trace_id(), ids.new_span_id())
-        });
-        assert_eq!((trace, span), wanted);
-        assert_ne!(after, wanted.1);
-        with_derived("email:0:1", 7, || {});
-        assert_ne!(ids.new_trace_id(), wanted.0);
+        assert_eq!(with(wanted, || (Ids.new_trace_id(), Ids.new_span_id())), wanted);
+        assert_ne!(Ids.new_span_id(), wanted.1);
+        assert_ne!(Ids.new_trace_id(), wanted.0);
     }
 }
