@@ -7,10 +7,15 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Meter, MeterProvider as _};
 use opentelemetry_otlp::MetricExporter;
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::metrics::{Aggregation, Instrument, InstrumentKind, SdkMeterProvider, Stream};
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::metrics::exporter::PushMetricExporter as _;
+use opentelemetry_sdk::metrics::{
+    Aggregation, Instrument, InstrumentKind, SdkMeterProvider, Stream, Temporality,
+};
 use prometheus::{Registry, TextEncoder};
 
 use super::otlp::Counts;
+use super::push::{self, SharedReader};
 use super::{SCOPE, metric, openmetrics};
 
 /// Bucket bounds of every duration histogram, in seconds: those of OpenTelemetry's messaging conventions.
@@ -23,6 +28,8 @@ pub const DURATION_BUCKETS_S: [f64; 14] = [
 pub struct Metrics {
     registry: Registry,
     provider: SdkMeterProvider,
+    /// Exports by OTLP what the provider has.
+    pushes: Option<SdkMeterProvider>,
 }
 
 impl Metrics {
@@ -34,16 +41,26 @@ impl Metrics {
             .scope_info_enabled(false)
             .build()
             .context("Prometheus reader")?;
+        let prometheus = SharedReader::new(prometheus);
         let mut provider = SdkMeterProvider::builder()
             .with_resource(resource)
-            .with_reader(prometheus)
+            .with_reader(prometheus.clone())
             .with_view(duration_view);
-        if let Some(exporter) = otlp {
-            provider = provider.with_periodic_exporter(exporter);
-        }
+        let pushes = match otlp {
+            Some(exporter) if exporter.temporality() == Temporality::Cumulative => {
+                Some(push::periodic(prometheus, exporter))
+            }
+            // What `/metrics` never shows needs measurements of its own.
+            Some(exporter) => {
+                provider = provider.with_periodic_exporter(exporter);
+                None
+            }
+            None => None,
+        };
         Ok(Self {
             registry,
             provider: provider.build(),
+            pushes,
         })
     }
 
@@ -80,6 +97,12 @@ impl Metrics {
 
     pub(super) fn provider(&self) -> &SdkMeterProvider {
         &self.provider
+    }
+
+    /// Exports what has not been, and ends.
+    pub(super) fn shutdown(&self) -> OTelSdkResult {
+        let pushed = self.pushes.as_ref().map_or(Ok(()), SdkMeterProvider::shutdown);
+        self.provider.shutdown().and(pushed)
     }
 
     /// `tidegate_build_info{version} 1`.

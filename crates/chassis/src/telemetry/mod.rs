@@ -11,6 +11,7 @@ pub mod metric;
 mod metrics;
 pub(crate) mod openmetrics;
 mod otlp;
+mod push;
 pub(crate) mod rpc;
 pub mod trace;
 
@@ -22,7 +23,6 @@ use opentelemetry::KeyValue as Attribute;
 use opentelemetry::global;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 
 pub use exemplars::TracedHistogram;
@@ -136,7 +136,7 @@ impl Telemetry {
         } = self;
         let (done, is_done) = tokio::sync::oneshot::channel();
         let flush = move || {
-            flush(tracer_provider, metrics.provider());
+            flush(tracer_provider, &metrics);
             let _ = done.send(()); // nobody listens after the timeout
         };
         // Its own thread: the SDK's shutdown blocks, and a blocked runtime thread would hold up the process's end.
@@ -152,13 +152,13 @@ impl Telemetry {
     }
 }
 
-fn flush(tracer_provider: Option<SdkTracerProvider>, meter_provider: &SdkMeterProvider) {
+fn flush(tracer_provider: Option<SdkTracerProvider>, metrics: &Metrics) {
     if let Some(provider) = tracer_provider
         && let Err(error) = provider.shutdown_with_timeout(FLUSH_MAX)
     {
         tracing::warn!(%error, "the last spans were not exported");
     }
-    if let Err(error) = meter_provider.shutdown() {
+    if let Err(error) = metrics.shutdown() {
         tracing::warn!(%error, "the last metrics were not exported");
     }
 }
