@@ -1,4 +1,5 @@
-//! What telemetry costs: CPU of router and worker for one job, everything off beside everything on, in turns.
+//! What telemetry costs: CPU of router and worker for one job, everything off beside everything on, with the sampler that
+//! is there by default and with every trace kept, in turns.
 
 pub mod killed;
 
@@ -11,12 +12,44 @@ use super::Figures;
 use crate::{Answer, App, Collector, Router, RouterOptions, Sandbox, WorkerOptions, WorkerProc};
 
 pub struct Options {
-    /// Pairs of one run with telemetry off and one with it on.
+    /// Rounds of one run of each [`Arm`].
     pub pairs: usize,
     /// Jobs of each run.
     pub jobs: usize,
-    /// Share of the traces that is kept.
-    pub sample: f64,
+}
+
+/// What is on in a run. All but `Off`: traces and metrics go to a collector over OTLP, both `/metrics` are scraped each
+/// second.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Arm {
+    Off,
+    /// With the sampler of a process to which nothing else was said.
+    On,
+    /// Every trace is kept.
+    All,
+}
+
+impl Arm {
+    const ALL: [Self; 3] = [Arm::Off, Arm::On, Arm::All];
+
+    fn name(self) -> &'static str {
+        match self {
+            Arm::Off => "off",
+            Arm::On => "on",
+            Arm::All => "all_kept",
+        }
+    }
+
+    fn env(self, collector: &Collector) -> Vec<(String, String)> {
+        let mut env = collector.env();
+        if self == Arm::All {
+            env.push((
+                "OTEL_TRACES_SAMPLER".to_owned(),
+                "parentbased_always_on".to_owned(),
+            ));
+        }
+        env
+    }
 }
 
 /// Jobs of one call; half of what a batch of a busy producer has.
@@ -25,51 +58,45 @@ const DONE_MAX: Duration = Duration::from_secs(60);
 const TICKS_PER_SECOND: f64 = 100.0;
 const SCRAPE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// CPU in microseconds a job, and the slowest hundredth of the times until a batch was taken, off and on; `ratio` and
-/// `p99_ratio` are of each pair.
+/// CPU in microseconds a job, and the slowest hundredth of the times until a batch was taken, of each arm; ratios are to
+/// the run of the same round with everything off.
 pub async fn run(options: &Options) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
-    for pair in 0..options.pairs {
-        // Whoever is first has the warmer or the colder machine: in turns.
-        let first_on = pair % 2 == 1;
-        let first = measure(first_on, options).await?;
-        let second = measure(!first_on, options).await?;
-        let (off, on) = if first_on {
-            (second, first)
-        } else {
-            (first, second)
-        };
-        figures.add("off_cpu_us_a_job", off.cpu_us);
-        figures.add("on_cpu_us_a_job", on.cpu_us);
-        figures.add("off_submit_p99_ms", off.p99_ms);
-        figures.add("on_submit_p99_ms", on.p99_ms);
-        figures.add("cpu_ratio", on.cpu_us / off.cpu_us);
-        figures.add("p99_ratio", on.p99_ms / off.p99_ms);
+    for round in 0..options.pairs {
+        let mut measured = Vec::new();
+        for turn in 0..Arm::ALL.len() {
+            // Whoever is first has the warmer or the colder machine: in turns.
+            let arm = Arm::ALL[(round + turn) % Arm::ALL.len()];
+            measured.push((arm, measure(arm, options).await?));
+        }
+        let off = measured.iter().find(|(arm, _)| *arm == Arm::Off);
+        let off = off.map(|(_, off)| *off).context("it is one of all")?;
+        for (arm, run) in measured {
+            let mut add = |name: &str, value| figures.add(&format!("{}_{name}", arm.name()), value);
+            add("cpu_us_a_job", run.cpu_us);
+            add("submit_p99_ms", run.p99_ms);
+            if arm != Arm::Off {
+                add("cpu_ratio", run.cpu_us / off.cpu_us);
+                add("p99_ratio", run.p99_ms / off.p99_ms);
+            }
+        }
     }
     Ok(figures)
 }
 
+#[derive(Clone, Copy)]
 struct Measured {
     cpu_us: f64,
     p99_ms: f64,
 }
 
-async fn measure(on: bool, options: &Options) -> anyhow::Result<Measured> {
+async fn measure(arm: Arm, options: &Options) -> anyhow::Result<Measured> {
     let jobs = options.jobs;
     let sandbox = Sandbox::new();
     let app = App::start(|_| Answer::ok());
+    let on = arm != Arm::Off;
     let collector = on.then(Collector::start);
-    let mut env: Vec<(String, String)> = collector.iter().flat_map(Collector::env).collect();
-    if on && options.sample < 1.0 {
-        let ratio = (
-            "OTEL_TRACES_SAMPLER".to_owned(),
-            "parentbased_traceidratio".to_owned(),
-        );
-        env.extend([
-            ratio,
-            ("OTEL_TRACES_SAMPLER_ARG".to_owned(), options.sample.to_string()),
-        ]);
-    }
+    let env: Vec<(String, String)> = collector.iter().flat_map(|to| arm.env(to)).collect();
     let options = RouterOptions {
         env: env.clone(),
         ..RouterOptions::default()

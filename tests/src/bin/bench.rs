@@ -66,20 +66,17 @@ enum What {
         #[arg(long, value_delimiter = ',')]
         measures: Vec<String>,
     },
-    /// CPU of a job with all telemetry off and on, in interleaved pairs
+    /// CPU of a job with all telemetry off, on, and on with every trace kept, in turns
     Telemetry {
         /// Write the medians here
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
-        /// Pairs of runs
+        /// Rounds of a run of each
         #[arg(long, default_value_t = 9)]
         pairs: usize,
         /// Jobs of each run
-        #[arg(long, default_value_t = 6_000)]
+        #[arg(long, default_value_t = 20_000)]
         jobs: usize,
-        /// Share of the traces that is kept
-        #[arg(long, default_value_t = 1.0)]
-        sample: f64,
     },
     /// Latency of jobs while collector and Prometheus live, and after both were killed, in interleaved pairs
     TelemetryKilled {
@@ -228,13 +225,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
             bench::peers::print(&results);
             write(&bench::peers::json(&results), json)
         }
-        What::Telemetry {
-            json,
-            pairs,
-            jobs,
-            sample,
-        } => {
-            let options = bench::telemetry::Options { pairs, jobs, sample };
+        What::Telemetry { json, pairs, jobs } => {
+            let options = bench::telemetry::Options { pairs, jobs };
             let figures = bench::telemetry::run(&options).await?;
             show(&figures, "", json)
         }
