@@ -15,7 +15,7 @@ use opentelemetry_sdk::trace::{Sampler as SdkSampler, SamplingDecision, ShouldSa
 use super::limit::Limit;
 
 /// Where `OTEL_TRACES_SAMPLER` is not set. By the specification it would be all: at thousands of jobs a second that is a
-/// third more CPU a job, which nobody would have asked for.
+/// fifth more CPU a job, which nobody would have asked for.
 const DEFAULT: &str = "parentbased_ratelimited";
 /// Jobs a second of which traces begin in one process. What they cost is then at most some 2 ms of CPU a second.
 const JOBS_PER_SECOND: f64 = 100.0;
