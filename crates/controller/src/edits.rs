@@ -74,6 +74,17 @@ impl Editor {
         }
     }
 
+    /// A higher epoch, in the ledger first and then in the state; between two edits, since one that was planned under the
+    /// old epoch would be refused as another leader's.
+    pub async fn raise(&self, epoch: u64, to: u64) -> Result<(), LedgerError> {
+        let _between = self.known.lock().await;
+        self.ledger.raise_epoch(epoch, to).await?;
+        let raised = self.owner.ask(move |core, now| core.raised(to, now));
+        // An owner that has ended orders nothing any more.
+        let (Ok(()) | Err(Gone)) = raised.await;
+        Ok(())
+    }
+
     /// A leadership begins: what the ledger has, after the file that it may be filled from.
     pub async fn begin(&self, epoch: u64, seed: Option<&Seed>) -> Result<Stored, LedgerError> {
         let mut known = self.known.lock().await;
@@ -109,3 +120,6 @@ impl Editor {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

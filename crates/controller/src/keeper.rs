@@ -238,10 +238,8 @@ impl Keeper {
         let Some(to) = self.wanted_epoch.filter(|to| *to > epoch) else {
             return Ok(epoch);
         };
-        self.ledger.raise_epoch(epoch, to).await?;
+        self.editor.raise(epoch, to).await?;
         self.wanted_epoch = None;
-        let raised = self.owner.ask(move |core, now| core.raised(to, now));
-        let (Ok(()) | Err(Gone)) = raised.await;
         Ok(to)
     }
 }

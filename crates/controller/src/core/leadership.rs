@@ -207,7 +207,7 @@ impl Core {
 
     /// Another leadership was in force and is not any more: to be obeyed, decisions must be newer than all of its. The
     /// epoch is in the ledger before it is used, so that whoever leads next has a higher one.
-    pub(super) fn outrank(&mut self, seen: u64) {
+    pub(crate) fn outrank(&mut self, seen: u64) {
         if seen < self.version.epoch || self.raising.is_some() {
             return;
         }
