@@ -18,6 +18,11 @@ const QUEUES_LABELLED_MAX: usize = 500;
 /// The label of queues beyond that. No queue can be named so.
 const OTHER_QUEUES: &str = "(other)";
 
+/// A turn is to stay within 20 ms: see which of them do.
+const TICK_BUCKETS_S: [f64; 12] = [
+    0.001, 0.002_5, 0.005, 0.007_5, 0.01, 0.012_5, 0.015, 0.017_5, 0.02, 0.025, 0.05, 0.1,
+];
+
 metrics! {
     TARGET = Metric::gauge(
         "tidegate_concurrency_target",
@@ -55,8 +60,9 @@ metrics! {
         &[],
         "When the loop last turned",
     );
-    TICK = Metric::duration(
+    TICK = Metric::duration_in(
         "tidegate_control_tick_duration",
+        &TICK_BUCKETS_S,
         &[],
         "A turn of the loop, with everything that it sends",
     );

@@ -23,7 +23,7 @@ use super::paced::Paced;
 use super::peer::PeerInfo;
 use crate::clock::Monotonic;
 use crate::telemetry::rpc::code_name;
-use crate::telemetry::{Histogram, KeyValue, meter};
+use crate::telemetry::{Histogram, KeyValue, meter, metric::RPC_SERVER_DURATION};
 
 /// Instead of the path of a call that no service of ours has: paths are the client's to invent, labels are not.
 const OTHER: &str = "_OTHER";
@@ -57,11 +57,7 @@ pub(super) fn observed(routes: Routes, calls: Calls) -> Routes {
         answer: answer_for,
         unread_bytes_max,
     } = calls;
-    let duration = meter()
-        .f64_histogram("rpc.server.call.duration")
-        .with_unit("s")
-        .with_description("Duration of a call as the server sees it; a stream lasts until it ends")
-        .build();
+    let duration = RPC_SERVER_DURATION.f64_histogram(&meter());
     let observe = from_fn(move |request: Request, next: Next| {
         let call = Call::begin(request.uri().path(), &known, duration.clone());
         let peer = request.extensions().get::<PeerInfo>().cloned();
@@ -226,11 +222,7 @@ mod tests {
     }
 
     fn call(metrics: &Metrics, path: &str) -> Call {
-        let duration = metrics
-            .meter()
-            .f64_histogram("rpc.server.call.duration")
-            .with_unit("s")
-            .build();
+        let duration = RPC_SERVER_DURATION.f64_histogram(&metrics.meter());
         Call::begin(path, &["t.v1.JobService"], duration)
     }
 

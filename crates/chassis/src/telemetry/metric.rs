@@ -2,7 +2,7 @@
 
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 
-use super::exemplars::TracedHistogram;
+use super::{DURATION_BUCKETS_S, exemplars::TracedHistogram};
 
 /// One metric of a service. Its name carries no unit and no suffix: see [`Metric::on_page`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,7 +22,7 @@ pub enum Kind {
     Counter,
     /// Is what it is now.
     Gauge,
-    /// In [`super::DURATION_BUCKETS_S`] where the unit is seconds, else in these.
+    /// With these bounds of its buckets.
     Histogram(&'static [f64]),
 }
 
@@ -50,9 +50,19 @@ impl Metric {
         Self::new(name, Kind::Gauge, "s", labels, help)
     }
 
-    /// A histogram of seconds.
+    /// A histogram of seconds, in [`DURATION_BUCKETS_S`].
     pub const fn duration(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Self {
-        Self::new(name, Kind::Histogram(&[]), "s", labels, help)
+        Self::duration_in(name, &DURATION_BUCKETS_S, labels, help)
+    }
+
+    /// A histogram of seconds that needs a finer eye somewhere.
+    pub const fn duration_in(
+        name: &'static str,
+        bounds_s: &'static [f64],
+        labels: &'static [&'static str],
+        help: &'static str,
+    ) -> Self {
+        Self::new(name, Kind::Histogram(bounds_s), "s", labels, help)
     }
 
     pub const fn sizes(
@@ -116,20 +126,30 @@ impl Metric {
 
     pub fn f64_histogram(&self, meter: &Meter) -> Histogram<f64> {
         let histogram = meter.f64_histogram(self.name).with_description(self.help);
-        histogram.with_unit(self.unit).build()
+        histogram
+            .with_unit(self.unit)
+            .with_boundaries(self.bounds())
+            .build()
     }
 
     /// One whose buckets have exemplars: a [`Metric::duration`].
     pub fn traced_histogram(&self, meter: &Meter) -> TracedHistogram {
-        self.is(self.kind == Kind::Histogram(&[]));
+        self.is(self.kind == Kind::Histogram(&DURATION_BUCKETS_S));
         TracedHistogram::new(self, self.f64_histogram(meter))
     }
 
     pub fn u64_histogram(&self, meter: &Meter) -> Histogram<u64> {
         let histogram = meter.u64_histogram(self.name).with_description(self.help);
+        histogram.with_boundaries(self.bounds()).build()
+    }
+
+    fn bounds(&self) -> Vec<f64> {
         match self.kind {
-            Kind::Histogram(bounds) => histogram.with_boundaries(bounds.to_vec()).build(),
-            Kind::Counter | Kind::Gauge => histogram.build(),
+            Kind::Histogram(bounds) => bounds.to_vec(),
+            Kind::Counter | Kind::Gauge => {
+                self.is(false);
+                Vec::new()
+            }
         }
     }
 

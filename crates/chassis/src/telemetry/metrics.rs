@@ -9,16 +9,14 @@ use opentelemetry_otlp::MetricExporter;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter as _;
-use opentelemetry_sdk::metrics::{
-    Aggregation, Instrument, InstrumentKind, SdkMeterProvider, Stream, Temporality,
-};
+use opentelemetry_sdk::metrics::{SdkMeterProvider, Temporality};
 use prometheus::{Registry, TextEncoder};
 
 use super::otlp::Counts;
 use super::push::{self, SharedReader};
 use super::{SCOPE, metric, openmetrics};
 
-/// Bucket bounds of every duration histogram, in seconds: those of OpenTelemetry's messaging conventions.
+/// Bucket bounds of durations, in seconds: those of OpenTelemetry's messaging conventions.
 pub const DURATION_BUCKETS_S: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];
@@ -44,8 +42,7 @@ impl Metrics {
         let prometheus = SharedReader::new(prometheus);
         let mut provider = SdkMeterProvider::builder()
             .with_resource(resource)
-            .with_reader(prometheus.clone())
-            .with_view(duration_view);
+            .with_reader(prometheus.clone());
         let pushes = match otlp {
             Some(exporter) if exporter.temporality() == Temporality::Cumulative => {
                 Some(push::periodic(prometheus, exporter))
@@ -128,18 +125,6 @@ impl Metrics {
     }
 }
 
-/// A histogram in seconds has the buckets of the conventions; the SDK's defaults are made for milliseconds.
-fn duration_view(instrument: &Instrument) -> Option<Stream> {
-    if instrument.kind() != InstrumentKind::Histogram || instrument.unit() != "s" {
-        return None;
-    }
-    let aggregation = Aggregation::ExplicitBucketHistogram {
-        boundaries: DURATION_BUCKETS_S.to_vec(),
-        record_min_max: true,
-    };
-    Stream::builder().with_aggregation(aggregation).build().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,10 +139,8 @@ mod tests {
             .u64_counter("tidegate_jobs_submitted")
             .build()
             .add(2, &queue);
-        let wait = meter
-            .f64_histogram("tidegate_job_wait_duration")
-            .with_unit("s")
-            .build();
+        let wait = metric::Metric::duration("tidegate_job_wait_duration", &["queue"], "Waited");
+        let wait = wait.f64_histogram(&meter);
         wait.record(0.06, &queue);
         meter
             .f64_gauge("tidegate_worker_utilization_ratio")

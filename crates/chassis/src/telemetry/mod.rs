@@ -164,7 +164,7 @@ fn flush(tracer_provider: Option<SdkTracerProvider>, metrics: &Metrics) {
 }
 
 /// The meter of this process. Names carry no unit: `x_duration` with unit `s` becomes `x_duration_seconds`,
-/// a counter `x` becomes `x_total`; a histogram with unit `s` gets [`DURATION_BUCKETS_S`].
+/// a counter `x` becomes `x_total`.
 pub fn meter() -> Meter {
     global::meter(SCOPE)
 }
