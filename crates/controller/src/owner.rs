@@ -174,15 +174,7 @@ impl Owner {
                 biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {
-                    let (now, since, turn) = (self.now(), Since::now(), Monotonic::start());
-                    self.core.check_lease(now);
-                    self.core.tick(now);
-                    self.tick = trace::tick(&self.core.view(now), since);
-                    self.carry_out();
-                    self.tick = None;
-                    self.metrics.ticked(turn.seconds());
-                    self.metrics.show(&self.core.view(now), now.wall_ms);
-                    self.metrics.show_ledger(&self.scribe.condition());
+                    self.turn();
                 }
                 event = self.mailbox.recv() => {
                     let Some(event) = event else { return };
@@ -199,6 +191,18 @@ impl Owner {
             mono_ms: self.clock.ms(),
             wall_ms: clock::wall_ms(),
         }
+    }
+
+    fn turn(&mut self) {
+        let (now, since, turn) = (self.now(), Since::now(), Monotonic::start());
+        self.core.check_lease(now);
+        self.core.tick(now);
+        self.tick = trace::tick(|| self.core.view(now), since);
+        self.carry_out();
+        self.tick = None;
+        self.metrics.ticked(turn.seconds());
+        self.metrics.show(&self.core.view(now), now.wall_ms);
+        self.metrics.show_ledger(&self.scribe.condition());
     }
 
     fn take(&mut self, event: Event) {

@@ -8,10 +8,11 @@ use crate::core::{
 };
 
 /// A tick; it ends when what followed from it has been sent.
-pub fn tick(fleet: &FleetView, since: Since) -> Option<WorkSpan> {
+pub fn tick(fleet: impl FnOnce() -> FleetView, since: Since) -> Option<WorkSpan> {
     if !is_on() {
         return None;
     }
+    let fleet = fleet();
     let nodes = |role| {
         fleet
             .nodes

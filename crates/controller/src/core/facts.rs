@@ -146,9 +146,9 @@ impl Core {
             .map(|pool| (pool.resource, (pool.in_use, pool.waiters)))
             .collect();
         for queue in &report.queues {
-            if node.queues.contains(&queue.queue) {
-                node.gauges
-                    .insert(queue.queue.clone(), (queue.mean_in_flight, queue.is_down));
+            if let Some(served) = node.queues.get(&queue.queue) {
+                let gauge = (queue.mean_in_flight, queue.is_down);
+                node.gauges.insert(served.clone(), gauge);
             }
         }
         self.store_latency.merge(&report.store_latency);

@@ -93,6 +93,8 @@ impl Core {
         if let Some(seen) = seen {
             self.see_store(stream, seen, now);
         }
+        let queues = hello.queues.into_iter();
+        let queues: BTreeSet<QueueName> = queues.map(|queue| self.known_name(queue)).collect();
         let node = Node {
             role: hello.role,
             node: hello.node,
@@ -100,7 +102,7 @@ impl Core {
             version: hello.version,
             store_incarnation: hello.store_incarnation,
             store_clock_ms,
-            queues: hello.queues.into_iter().collect(),
+            queues,
             slots: hello.slots,
             applied: hello.applied,
             reported_ms: now.mono_ms,
@@ -111,7 +113,6 @@ impl Core {
             sent_at_ms: None,
             unwritten: None,
         };
-        let served: Vec<QueueName> = node.queues.iter().cloned().collect();
         // Whether that one is still in force, the store will say.
         if foreign || hello.applied.epoch > self.version.epoch {
             self.seen_epoch = self.seen_epoch.max(hello.applied.epoch);
@@ -134,17 +135,17 @@ impl Core {
             }
             self.choose_writer(now);
         }
-        let is_new = served
-            .iter()
-            .filter(|queue| !self.queues.contains_key(queue))
-            .cloned()
-            .collect::<Vec<_>>();
-        for queue in &is_new {
-            self.meet(queue);
-        }
         self.take_report(stream, hello.state, now);
         self.adopt(now);
         self.tick_soon(now);
+    }
+
+    /// The one name that all nodes' records share: a thousand of them are compared at each tick, and copies would come from
+    /// as many places of the memory.
+    fn known_name(&mut self, queue: QueueName) -> QueueName {
+        self.meet(&queue);
+        let known = self.queues.get_key_value(&queue);
+        known.map_or(queue.clone(), |(known, _)| known.clone())
     }
 
     /// The store of the routers that are attached, if the new one's is another.

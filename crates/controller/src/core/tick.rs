@@ -1,6 +1,6 @@
 //! One turn of the loop: signals -> demands -> budgets -> targets -> orders, lower first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use tidegate_flow::{governor::Reason, shard};
 use tidegate_protocol::domain::QueueName;
@@ -114,7 +114,7 @@ impl Core {
     /// Divides targets over workers, sends what changed or is due; gives the queues whose sum changed.
     fn divide(&mut self, now: Now) -> Vec<QueueName> {
         let names: Vec<QueueName> = self.queues.keys().cloned().collect();
-        let index: BTreeMap<&QueueName, usize> = names.iter().zip(0..).collect();
+        let index: HashMap<&QueueName, usize> = names.iter().zip(0..).collect();
         let goals: Vec<u32> = self.queues.values().map(|queue| queue.goal.cap).collect();
         let workers: Vec<(StreamId, shard::Worker)> = self
             .nodes
@@ -141,19 +141,16 @@ impl Core {
             .collect();
         let (ids, workers): (Vec<StreamId>, Vec<shard::Worker>) = workers.into_iter().unzip();
         let divided = self.divide_by_need(&goals, workers);
-        let mut sums = vec![0; names.len()];
-        for targets in &divided {
-            targets.iter().for_each(|(queue, target)| sums[*queue] += target);
-        }
+        let sums = sums(&divided, names.len());
         let mut moved = Vec::new();
-        for (name, sum) in names.iter().zip(sums) {
+        for (name, sum) in names.iter().zip(sums.iter().copied()) {
             let queue = self.queues.get_mut(name).filter(|queue| queue.goal.target != sum);
             if let Some(queue) = queue {
                 queue.goal.target = sum;
                 moved.push(name.clone());
             }
         }
-        self.send_targets(&names, &ids, divided, now);
+        self.send_targets(&names, &sums, &ids, divided, now);
         moved
     }
 
@@ -183,14 +180,11 @@ impl Core {
                 ..worker
             })
             .collect();
-        let got = |queue: usize| {
-            divided
-                .iter()
-                .filter_map(|targets| targets.get(&queue))
-                .sum::<u32>()
-        };
-        let more: Vec<u32> = (0..caps.len())
-            .map(|queue| caps[queue].saturating_sub(got(queue)))
+        let got = sums(&divided, caps.len());
+        let more: Vec<u32> = caps
+            .iter()
+            .zip(got)
+            .map(|(cap, got)| cap.saturating_sub(got))
             .collect();
         for (targets, more) in divided.iter_mut().zip(shard::divide(&more, &spare)) {
             more.into_iter()
@@ -202,6 +196,7 @@ impl Core {
     fn send_targets(
         &mut self,
         names: &[QueueName],
+        sums: &[u32],
         ids: &[StreamId],
         divided: Vec<shard::Targets>,
         now: Now,
@@ -211,33 +206,22 @@ impl Core {
             return;
         }
         let mut version = None;
-        let nowhere: Vec<bool> = (0..names.len())
-            .map(|queue| {
-                divided
-                    .iter()
-                    .all(|targets| targets.get(&queue).is_none_or(|target| *target == 0))
-            })
-            .collect();
-        for (id, targets) in ids.iter().zip(divided) {
-            // A worker that has not been told of a queue offers its slots: better than a target that nobody decided, and
-            // than one of 0 everywhere because there are more queues than slots.
-            let targets: BTreeMap<QueueName, u32> = targets
-                .into_iter()
-                .filter(|(queue, _)| {
-                    let known = self.queues.get(&names[*queue]);
-                    known.is_some_and(|known| known.is_decided && (known.goal.cap == 0 || !nowhere[*queue]))
-                })
-                .map(|(queue, target)| (names[queue].clone(), target))
-                .collect();
+        // A worker that has not been told of a queue offers its slots: better than a target that nobody decided, and than
+        // one of 0 everywhere because there are more queues than slots.
+        let is_told = |(queue, sum): (&Queue, &u32)| queue.is_decided && (queue.goal.cap == 0 || *sum > 0);
+        let is_told: Vec<bool> = self.queues.values().zip(sums).map(is_told).collect();
+        for (id, mut targets) in ids.iter().zip(divided) {
+            targets.retain(|queue, _| is_told[*queue]);
+            let of_names = targets.iter().map(|(queue, target)| (&names[*queue], target));
             let is_due = self.nodes.get(id).is_none_or(|node| {
-                node.targets != targets
-                    || node
-                        .sent_at_ms
-                        .is_none_or(|at| now.mono_ms.saturating_sub(at) >= due_ms)
+                let since_ms = node.sent_at_ms.map(|at| now.mono_ms.saturating_sub(at));
+                since_ms.is_none_or(|since_ms| since_ms >= due_ms) || !of_names.clone().eq(&node.targets)
             });
             if !is_due || targets.is_empty() {
                 continue;
             }
+            let targets: BTreeMap<QueueName, u32> =
+                of_names.map(|(name, target)| (name.clone(), *target)).collect();
             let version = *version.get_or_insert_with(|| self.next_version());
             let reason = |name: &QueueName| self.queues.get(name).map_or("", |q| q.goal.reason.as_str());
             let order = Order::Targets {
@@ -293,4 +277,13 @@ impl Core {
             queue.newest = Some(decision);
         }
     }
+}
+
+/// Of each of the queues, over all workers.
+fn sums(divided: &[shard::Targets], queues: usize) -> Vec<u32> {
+    let mut sums = vec![0; queues];
+    for (queue, target) in divided.iter().flatten() {
+        sums[*queue] += target;
+    }
+    sums
 }
