@@ -61,3 +61,4 @@ pub const FAILED: &str = "FAILED";
 pub const INVALID: &str = "INVALID";
 pub const LEASE_LOST: &str = "LEASE_LOST";
 pub const PARKED_TOO_LONG: &str = "PARKED_TOO_LONG";
+pub const UNREADABLE: &str = "UNREADABLE";

@@ -25,6 +25,8 @@ pub struct Facts {
 struct Entry {
     facts: Option<Facts>,
     touched_at: Option<u64>,
+    /// Jobs that cannot be read, as of the last look.
+    unreadable: u64,
 }
 
 /// A shared handle; a std mutex around a lookup.
@@ -36,8 +38,10 @@ impl Catalog {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Replaces what is known. Queues that the store does not have any more are dropped.
-    pub fn refresh(&self, all: &[QueueStats]) {
+    /// Replaces what is known. Queues that the store does not have any more are dropped. Answers the queues that have more
+    /// unreadable jobs than at the last look.
+    pub fn refresh<'a>(&self, all: &'a [QueueStats]) -> Vec<&'a QueueStats> {
+        let mut damaged = Vec::new();
         let mut queues = self.lock();
         let mut fresh: HashMap<QueueName, Entry> = HashMap::with_capacity(all.len());
         for stats in all {
@@ -48,9 +52,14 @@ impl Catalog {
                 max_attempts: stats.policy.retry.max_attempts,
                 busy: stats.scheduled + stats.ready + stats.slots > 0,
             });
+            if stats.unreadable > entry.unreadable {
+                damaged.push(stats);
+            }
+            entry.unreadable = stats.unreadable;
             fresh.insert(stats.queue.clone(), entry);
         }
         *queues = fresh;
+        damaged
     }
 
     /// This router has just put something into the queue.

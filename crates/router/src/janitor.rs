@@ -109,7 +109,17 @@ impl Janitor {
     pub async fn look(&self) -> Option<Vec<QueueStats>> {
         let all = self.read_stats().await.ok()?;
         self.metrics.queue_stats(&all);
-        self.catalog.refresh(&all);
+        for QueueStats {
+            queue, unreadable, ..
+        } in self.catalog.refresh(&all)
+        {
+            tracing::error!(
+                %queue,
+                unreadable,
+                "jobs of this queue cannot be read and were set aside, with their bytes: they are among the dead, reason \
+                 UNREADABLE"
+            );
+        }
         self.admission.refresh(&all);
         Some(all)
     }

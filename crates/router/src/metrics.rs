@@ -52,6 +52,7 @@ pub struct Metrics {
     durability: Gauge<u64>,
     jobs: Gauge<u64>,
     oldest_ready: Gauge<f64>,
+    unreadable: Gauge<u64>,
     cap: Gauge<u64>,
     running: Gauge<u64>,
     controller_connected: Gauge<u64>,
@@ -100,6 +101,7 @@ impl Metrics {
             durability: c::DURABILITY.u64_gauge(meter),
             jobs: c::JOBS.u64_gauge(meter),
             oldest_ready: c::OLDEST_READY.f64_gauge(meter),
+            unreadable: c::UNREADABLE.u64_gauge(meter),
             cap: c::CAP.u64_gauge(meter),
             running: c::RUNNING.u64_gauge(meter),
             controller_connected: c::CONTROLLER_CONNECTED.u64_gauge(meter),
@@ -297,6 +299,7 @@ impl Metrics {
         self.retry_ratio.record(totals.retry_ratio, &label);
         self.oldest_ready
             .record(totals.oldest_ready_ms.unwrap_or(0) as f64 / 1_000.0, &label);
+        self.unreadable.record(totals.unreadable, &label);
         self.running.record(totals.slots, &label);
         if let Some(cap) = totals.cap {
             self.cap.record(cap, &label);
@@ -309,6 +312,7 @@ struct Totals {
     jobs: [u64; JobState::ALL.len()],
     oldest_ready_ms: Option<u64>,
     slots: u64,
+    unreadable: u64,
     cap: Option<u64>,
     /// Queues of one label: the worst of them.
     retry_ratio: f64,
@@ -334,6 +338,7 @@ impl Totals {
             .flatten()
             .min();
         self.slots += stats.slots;
+        self.unreadable += stats.unreadable;
         let costs = stats.policy.costs_a_resource();
         if let Some((cap, _)) = CapRecord::effective(stats.cap.as_ref(), costs, stats.paused, stats.clock_ms)
         {

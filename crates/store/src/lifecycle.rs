@@ -282,6 +282,11 @@ pub fn expired(job: &mut Job, now_ms: u64) {
     finish(job, JobState::Expired, "", now_ms);
 }
 
+/// Set aside: what a store keeps of the job could not be read, and it is dead with nothing to run.
+pub fn is_unreadable(job: &Job) -> bool {
+    job.state == JobState::Dead && job.reason == reason::UNREADABLE
+}
+
 /// From dead: a fresh start. A deadline that has passed is dropped: who redrives wants it to run.
 pub fn redriven(job: &mut Job, now_ms: u64) {
     raise_fence(job, now_ms);

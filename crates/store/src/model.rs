@@ -175,6 +175,8 @@ pub struct QueueStats {
     pub dead: u64,
     pub cancelled: u64,
     pub expired: u64,
+    /// Of the dead: those that were set aside because what is stored of them cannot be read.
+    pub unreadable: u64,
     pub submitted_total: u64,
     pub succeeded_total: u64,
     pub dead_total: u64,

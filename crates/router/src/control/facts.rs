@@ -117,6 +117,7 @@ mod tests {
             dead: 0,
             cancelled: 0,
             expired: 0,
+            unreadable: 0,
             submitted_total: 7,
             succeeded_total: 7,
             dead_total: 0,

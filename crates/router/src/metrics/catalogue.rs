@@ -36,6 +36,11 @@ metrics! {
         &["queue"],
         "Settlements refused for an old fence",
     );
+    UNREADABLE = Metric::gauge(
+        "tidegate_jobs_unreadable",
+        &["queue"],
+        "Dead jobs that were set aside because what is stored of them cannot be read",
+    );
     STORE_DURATION = Metric::duration(
         "tidegate_store_operation_duration",
         &["op"],

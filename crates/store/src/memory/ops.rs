@@ -309,7 +309,10 @@ impl Queue {
                 self.change(id.local, true, context, |job| lifecycle::cancelled(job, now_ms));
                 ActionAnswer::Done(Some(JobState::Cancelled))
             }
-            Action::Redrive if state != JobState::Dead => ActionAnswer::WrongState(state),
+            // There is nothing to run where the job cannot be read.
+            Action::Redrive if state != JobState::Dead || lifecycle::is_unreadable(job) => {
+                ActionAnswer::WrongState(state)
+            }
             Action::Redrive => self.redrive(id.local, context),
             Action::Delete => {
                 self.delete(id.local, context);

@@ -20,7 +20,10 @@ use super::{
     slots::{Slot, Slots},
     spread::Spread,
 };
-use crate::{StoreEvent, lifecycle::key_closed_ms};
+use crate::{
+    StoreEvent,
+    lifecycle::{self, key_closed_ms},
+};
 
 /// A job with its place.
 pub(crate) struct Kept {
@@ -82,6 +85,8 @@ pub(crate) struct Queue {
     pub request_ids: Keys,
     /// Jobs now in each state, by state code.
     pub counts: [u64; 8],
+    /// Of the dead: those that a journal could not read.
+    pub unreadable: u64,
     /// Jobs that ended in this call, by state code.
     ended: [u32; 8],
     pub counters: Counters,
@@ -111,6 +116,7 @@ impl Queue {
             keys: Keys::default(),
             request_ids: Keys::default(),
             counts: [0; 8],
+            unreadable: 0,
             ended: [0; 8],
             counters: Counters::default(),
             touched: Touched::default(),
@@ -220,6 +226,7 @@ impl Queue {
         let local = job.id.local;
         self.touched.jobs.insert(kept.number, local);
         self.counts[job.state.code() as usize] += 1;
+        self.unreadable += u64::from(lifecycle::is_unreadable(job));
         if let Some(incarnation) = job.loss_incarnation.filter(|_| !job.state.is_terminal()) {
             self.blamed.entry(incarnation).or_default().insert(local);
         }
@@ -253,6 +260,7 @@ impl Queue {
         let job = &kept.job;
         let local = job.id.local;
         self.counts[job.state.code() as usize] -= 1;
+        self.unreadable -= u64::from(lifecycle::is_unreadable(job));
         self.deadlines.remove(&(job.deadline_ms, local));
         if let Some(incarnation) = job.loss_incarnation {
             remove_from(&mut self.blamed, incarnation, &local);

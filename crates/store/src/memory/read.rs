@@ -156,6 +156,7 @@ impl Queue {
             dead: count(JobState::Dead),
             cancelled: count(JobState::Cancelled),
             expired: count(JobState::Expired),
+            unreadable: self.unreadable,
             submitted_total: self.counters.submitted,
             succeeded_total: self.counters.succeeded,
             dead_total: self.counters.dead,

@@ -23,14 +23,15 @@ const HAS_KEY: u8 = 2;
 const TRACEPARENT: u8 = 1;
 const TRACESTATE: u8 = 2;
 
-/// By the code in the head; `life.lua` has the same numbers.
-const REASONS: [&str; 6] = [
+/// By the code in the head; `life.lua` and `aside.lua` have the same numbers.
+const REASONS: [&str; 7] = [
     "",
     reason::ATTEMPTS_EXHAUSTED,
     reason::FAILED,
     reason::INVALID,
     reason::LEASE_LOST,
     reason::PARKED_TOO_LONG,
+    reason::UNREADABLE,
 ];
 
 /// A number that survives being a double.

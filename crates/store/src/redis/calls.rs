@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     RedisStore,
     blob::number,
-    faults, keys,
+    keys,
     link::Link,
     operations::{self, Operation},
     reply::Reply,
@@ -201,7 +201,7 @@ impl RedisStore {
                     // A server that does not answer, or replicas that do not confirm, are not waited for once a piece.
                     answers.extend(match is_silent(&answers) {
                         true => same(&piece, StoreError::Unavailable("not sent".to_owned())),
-                        false => self.readable(queue, &piece, batch).await,
+                        false => self.piece(queue, &piece, batch).await,
                     });
                 }
                 (indexes, answers)
@@ -221,33 +221,6 @@ impl RedisStore {
         all.into_iter()
             .map(|answer| answer.unwrap_or_else(missing))
             .collect()
-    }
-
-    /// A job that cannot be read fails its whole call, which has then written nothing: the others are tried one by one.
-    async fn readable<T, R, P, S, D>(
-        &self,
-        queue: &QueueName,
-        piece: &[&T],
-        batch: &Batch<'_, P, S, D>,
-    ) -> Vec<StoreResult<R>>
-    where
-        T: Sync,
-        P: Fn(&mut Call, &T),
-        D: Fn(&QueueName, &[&T], Reply) -> StoreResult<Vec<StoreResult<R>>>,
-    {
-        let answers = self.piece(queue, piece, batch).await;
-        let unreadable = matches!(answers.first(), Some(Err(error)) if faults::is_unreadable_job(error));
-        if piece.len() == 1 || !unreadable {
-            return answers;
-        }
-        let mut answers = Vec::with_capacity(piece.len());
-        for item in piece {
-            answers.extend(match is_silent(&answers) {
-                true => same(&[*item], StoreError::Unavailable("not sent".to_owned())),
-                false => self.piece(queue, &[*item], batch).await,
-            });
-        }
-        answers
     }
 
     async fn piece<T, R, P, S, D>(

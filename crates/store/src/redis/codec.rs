@@ -169,10 +169,12 @@ pub(super) fn settled(code: u64) -> StoreResult<SettleResult> {
     })
 }
 
+/// `unreadable` gets those that were granted and cannot be read.
 pub(super) fn grants(
     request: &LeaseRequest,
     reply: Reply,
     policy: impl FnOnce(Reply) -> StoreResult<Policy>,
+    unreadable: &mut Vec<JobId>,
 ) -> StoreResult<Grants> {
     let mut values = reply.list()?.into_iter();
     let mut next = || values.next().ok_or_else(|| corrupt("too few values"));
@@ -192,16 +194,15 @@ pub(super) fn grants(
             .get(number(0))
             .ok_or_else(|| corrupt("a want that nobody asked for"))?;
         let head = heads.get(number(2)).ok_or_else(|| corrupt("too few heads"))?;
-        let job = blob::decode(
-            id(&request.queue, local),
-            head,
-            next()?.bytes()?.into(),
-            clock_ms + policy.lease_ttl_ms,
-        )?;
-        grants.push(Grant {
-            job,
-            session: want.session,
-        });
+        let (id, body) = (id(&request.queue, local), next()?.bytes()?);
+        let until_ms = clock_ms + policy.lease_ttl_ms;
+        match blob::decode(id.clone(), head, body.into(), until_ms) {
+            Ok(job) => grants.push(Grant {
+                job,
+                session: want.session,
+            }),
+            Err(_) => unreadable.push(id),
+        }
     }
     Ok(Grants {
         grants,
@@ -262,10 +263,13 @@ pub(super) fn got(ids: &[&JobId], reply: Reply) -> StoreResult<Vec<StoreResult<O
             return Err(corrupt("too few values"));
         };
         // An id of another shard is another job's.
-        let kept = !body.is_nil() && id.shard == keys::SHARD;
+        let kept = !(head.is_nil() && body.is_nil()) && id.shard == keys::SHARD;
         jobs.push(if kept {
-            let head = if head.is_nil() { Vec::new() } else { head.bytes()? };
-            blob::decode((*id).clone(), &head, body.bytes()?.into(), until.number()?).map(Some)
+            let [head, body] = [head, body].map(|part| match part.is_nil() {
+                true => Ok(Vec::new()),
+                false => part.bytes(),
+            });
+            blob::decode((*id).clone(), &head?, body?.into(), until.number()?).map(Some)
         } else {
             Ok(None)
         });
@@ -287,26 +291,23 @@ pub(super) fn place(cursor: Option<&str>) -> StoreResult<(u64, u64)> {
         .ok_or_else(|| StoreError::Invalid("unknown page token".to_owned()))
 }
 
-pub(super) fn page(queue: &QueueName, reply: Reply) -> StoreResult<JobPage> {
+/// A page, and those of it that cannot be read.
+pub(super) fn page(queue: &QueueName, reply: Reply) -> StoreResult<(JobPage, Vec<JobId>)> {
     let mut values = reply.list()?.into_iter();
     let mut next = || values.next().ok_or_else(|| corrupt("too few values"));
     let (more, first, second) = (next()?.number()? == 1, next()?.number()?, next()?.number()?);
-    let mut jobs = Vec::new();
+    let (mut jobs, mut unreadable) = (Vec::new(), Vec::new());
     while let (Some(local), Some(head), Some(body), Some(until)) =
         (values.next(), values.next(), values.next(), values.next())
     {
         let id = id(queue, local.uuid()?);
-        jobs.push(blob::decode(
-            id,
-            &head.bytes()?,
-            body.bytes()?.into(),
-            until.number()?,
-        )?);
+        match blob::decode(id.clone(), &head.bytes()?, body.bytes()?.into(), until.number()?) {
+            Ok(job) => jobs.push(job),
+            Err(_) => unreadable.push(id),
+        }
     }
-    Ok(JobPage {
-        jobs,
-        next: more.then(|| format!("{first}:{second}")),
-    })
+    let next = more.then(|| format!("{first}:{second}"));
+    Ok((JobPage { jobs, next }, unreadable))
 }
 
 pub(super) fn swept(reply: Reply) -> StoreResult<SweepReport> {

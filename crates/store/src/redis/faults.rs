@@ -6,9 +6,6 @@ use deadpool_redis::redis::{ErrorKind, RedisError, ServerError};
 
 use crate::StoreError;
 
-/// An operation met a job that it cannot read, and has written nothing.
-const UNREADABLE_JOB: &str = "TGCORRUPT";
-
 type Make = fn(String) -> StoreError;
 
 /// By the first words of the server's text; the first match counts. In each case nothing was done.
@@ -29,7 +26,6 @@ const TABLE: &[(&str, Make)] = &[
     ("ERR max number of clients", StoreError::Unavailable),
     // Protected mode.
     ("DENIED", StoreError::Unavailable),
-    (UNREADABLE_JOB, StoreError::Corrupt),
     ("WRONGTYPE", StoreError::Corrupt),
 ];
 
@@ -37,10 +33,6 @@ const TABLE: &[(&str, Make)] = &[
 pub(crate) fn from_text(text: &str) -> StoreError {
     let known = TABLE.iter().find(|(prefix, _)| text.starts_with(prefix));
     known.map_or(StoreError::Corrupt as Make, |(_, make)| *make)(text.to_owned())
-}
-
-pub(crate) fn is_unreadable_job(error: &StoreError) -> bool {
-    matches!(error, StoreError::Corrupt(text) if text.starts_with(UNREADABLE_JOB))
 }
 
 pub(crate) fn from_server(error: &ServerError) -> StoreError {
@@ -137,7 +129,6 @@ mod tests {
             ),
             ("ERR max number of clients reached", unavailable),
             ("DENIED Redis is running in protected mode because", unavailable),
-            ("TGCORRUPT a job of {tg:a:0} has the unknown format 9", corrupt),
             (
                 "WRONGTYPE Operation against a key holding the wrong kind of value",
                 corrupt,

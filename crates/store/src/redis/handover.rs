@@ -8,7 +8,7 @@ use super::{
     RedisStore,
     calls::{fits_a_piece, same},
     codec::{ARGUMENTS_PER_JOB, all_submitted, put_job},
-    faults, operations,
+    operations,
     reply::Reply,
 };
 use crate::{Grants, JobStore, LeaseRequest, StoreResult};
@@ -75,9 +75,6 @@ impl RedisStore {
         let reply = self.run(&self.submits, &call).await.and_then(Reply::fixed);
         let [submitted, granted] = match reply {
             Ok(both) => both,
-            Err(error) if faults::is_unreadable_job(&error) => {
-                return self.one_after_the_other(jobs, request).await;
-            }
             Err(error) => return (same(&all, error.clone()), Err(error)),
         };
         let submitted =
@@ -85,7 +82,7 @@ impl RedisStore {
         let granted = match granted.is_nil() {
             // The way alone says why.
             true => self.lease_one(&request).await,
-            false => self.granted(&request, granted),
+            false => self.granted(&request, granted).await,
         };
         (submitted, granted)
     }

@@ -25,6 +25,9 @@
 //! `lua/names.lua`. One that has ended is dropped as a whole by UNLINK; nothing is left to EXPIRE, which would stall the
 //! server.
 //!
+//! **Unreadable.** A job whose head or body is not what it should be is set aside by whoever meets it: dead, with its bytes
+//! in a hash of their own; see `lua/aside.lua`.
+//!
 //! **The rest.** `meta` holds the queue's record, its cap, state and totals, as texts that are readable by hand. Every
 //! count of jobs is the size of a set or list.
 
@@ -68,6 +71,7 @@ pub(crate) fn other_schema(found: u64) -> String {
 /// | `:ended:4` | list | ids of the succeeded |
 /// | `:ended:<state>`, `:awaited:<state>` | sorted set | id by time of end |
 /// | `:keys:<end>`, `:ids:<end>` | hash | name -> id, payload hash, ended state |
+/// | `:unreadable` | hash | id -> length of the head (4 bytes), head, body: what could not be read, as it was |
 pub(crate) fn tag(queue: &QueueName) -> String {
     format!("{{tg:{queue}:{SHARD}}}")
 }

@@ -11,13 +11,14 @@ use tidegate_protocol::domain::Policy;
 use super::policy;
 
 /// What all operations share, in order.
-const PARTS: [&str; 6] = [
+const PARTS: [&str; 7] = [
     include_str!("lua/lib.lua"),
     include_str!("lua/jobs.lua"),
     include_str!("lua/names.lua"),
     include_str!("lua/index.lua"),
     include_str!("lua/life.lua"),
     include_str!("lua/ready.lua"),
+    include_str!("lua/aside.lua"),
 ];
 
 /// An operation: its name, and its text without the first line, which says what it may do.

@@ -1,12 +1,12 @@
 //! Operations that are one call, or a run of calls, on one queue.
 
-use tidegate_protocol::domain::{LeaseRef, QueueName};
+use tidegate_protocol::domain::{Job, JobId, LeaseRef, QueueName};
 use uuid::Uuid;
 
 use super::{
     RedisStore, blob,
-    calls::Call,
-    codec::{corrupt, grants},
+    calls::{Batch, Call},
+    codec::{corrupt, got, grants},
     keys,
     link::RESPONSE_TIMEOUT,
     operations, policy,
@@ -27,7 +27,7 @@ impl RedisStore {
         let mut call = self.call(operations::LEASE, &request.queue);
         self.put_request(&mut call, request, ITEMS_PER_CALL_MAX);
         let reply = self.run(&self.leases, &call).await?;
-        self.granted(request, reply)
+        self.granted(request, reply).await
     }
 
     /// The arguments of a lease.
@@ -41,8 +41,47 @@ impl RedisStore {
         }
     }
 
-    pub(super) fn granted(&self, request: &LeaseRequest, reply: Reply) -> StoreResult<Grants> {
-        grants(request, reply, |json| self.policies.learn(&request.queue, json))
+    pub(super) async fn granted(&self, request: &LeaseRequest, reply: Reply) -> StoreResult<Grants> {
+        let mut unreadable = Vec::new();
+        let learn = |json| self.policies.learn(&request.queue, json);
+        let mut grants = grants(request, reply, learn, &mut unreadable)?;
+        if !unreadable.is_empty() {
+            self.set_aside(&request.queue, &unreadable).await;
+            grants.unmet = true;
+        }
+        Ok(grants)
+    }
+
+    /// Jobs that the server's side takes for readable and ours does not: dead from now on, see `lua/aside.lua`. What fails
+    /// here is done when they are met again.
+    pub(super) async fn set_aside(&self, queue: &QueueName, ids: &[JobId]) {
+        for piece in ids.chunks(LEASES_PER_CALL) {
+            let mut call = self.call(operations::ACT, queue);
+            call.text("aside");
+            piece.iter().for_each(|id| {
+                call.id(id);
+            });
+            if let Err(error) = self.run(&self.admin, &call).await {
+                tracing::warn!(%queue, %error, "jobs that cannot be read could not be set aside");
+            }
+        }
+    }
+
+    pub(super) async fn read_jobs(&self, ids: &[JobId]) -> Vec<StoreResult<Option<Job>>> {
+        let put = |call: &mut Call, id: &JobId| {
+            call.id(id);
+        };
+        let read = |_: &QueueName, ids: &[&JobId], reply: Reply| got(ids, reply);
+        let batch = Batch {
+            link: &self.admin,
+            operation: operations::GET,
+            is_acknowledged: false,
+            first: None,
+            put,
+            size: |_: &JobId| 16_384,
+            read,
+        };
+        self.batch(ids, |id| &id.queue, batch).await
     }
 
     pub(super) async fn release_one(

@@ -152,6 +152,7 @@ pub(crate) fn stats(queue: QueueName, reply: Reply) -> StoreResult<QueueStats> {
         dead,
         cancelled,
         expired,
+        unreadable,
         paused,
         meta,
     ] = reply.fixed()?;
@@ -176,6 +177,7 @@ pub(crate) fn stats(queue: QueueName, reply: Reply) -> StoreResult<QueueStats> {
         dead: dead.number()?,
         cancelled: cancelled.number()?,
         expired: expired.number()?,
+        unreadable: unreadable.number()?,
         submitted_total: meta.or_zero("submitted_total")?,
         succeeded_total: meta.or_zero("succeeded_total")?,
         dead_total: meta.or_zero("dead_total")?,

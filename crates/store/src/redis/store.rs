@@ -9,9 +9,7 @@ use tokio::sync::broadcast;
 use super::{
     RedisStore,
     calls::{Batch, Call, submit_size},
-    codec::{
-        acted, all_submitted, each_byte, got, page, place, put_job, put_settlement, renewed, settled, swept,
-    },
+    codec::{acted, all_submitted, each_byte, page, place, put_job, put_settlement, renewed, settled, swept},
     keys, operations, policy,
     reply::Reply,
 };
@@ -133,20 +131,19 @@ impl JobStore for RedisStore {
     }
 
     async fn get(&self, ids: Vec<JobId>) -> Vec<StoreResult<Option<Job>>> {
-        let put = |call: &mut Call, id: &JobId| {
-            call.id(id);
-        };
-        let read = |_: &QueueName, ids: &[&JobId], reply: Reply| got(ids, reply);
-        let batch = Batch {
-            link: &self.admin,
-            operation: operations::GET,
-            is_acknowledged: false,
-            first: None,
-            put,
-            size: |_: &JobId| 16_384,
-            read,
-        };
-        self.batch(&ids, |id| &id.queue, batch).await
+        let mut answers = self.read_jobs(&ids).await;
+        let unreadable = |answer: &StoreResult<_>| matches!(answer, Err(StoreError::Corrupt(_)));
+        for (id, answer) in ids
+            .iter()
+            .zip(&mut answers)
+            .filter(|(_, answer)| unreadable(answer))
+        {
+            self.set_aside(&id.queue, std::slice::from_ref(id)).await;
+            if let Some(again) = self.read_jobs(std::slice::from_ref(id)).await.pop() {
+                *answer = again;
+            }
+        }
+        answers
     }
 
     async fn list(&self, request: ListRequest) -> StoreResult<JobPage> {
@@ -156,7 +153,9 @@ impl JobStore for RedisStore {
             .text(request.limit)
             .text(first)
             .text(second);
-        page(&request.queue, self.run(&self.admin, &call).await?)
+        let (page, unreadable) = page(&request.queue, self.run(&self.admin, &call).await?)?;
+        self.set_aside(&request.queue, &unreadable).await;
+        Ok(page)
     }
 
     async fn act(&self, action: Action, ids: Vec<JobId>) -> Vec<StoreResult<ActionAnswer>> {

@@ -103,6 +103,7 @@ async fn load_jobs(
     mut state: State,
     queues: &Queues,
 ) -> anyhow::Result<State> {
+    let at_ms = state.watermark_ms;
     let (sender, mut batches) = mpsc::channel(BATCHES_AHEAD);
     let indexing = task::spawn_blocking(move || {
         while let Some(batch) = batches.blocking_recv() {
@@ -110,7 +111,7 @@ async fn load_jobs(
         }
         anyhow::Ok(state)
     });
-    let read = read_jobs(connection, queues, sender).await;
+    let read = read_jobs(connection, queues, at_ms, sender).await;
     // What went wrong over there ended the reading here.
     let state = indexing
         .await
@@ -124,15 +125,18 @@ type Read = (Job, u64, Option<u64>);
 async fn read_jobs(
     connection: &mut SqliteConnection,
     queues: &Queues,
+    at_ms: u64,
     sender: mpsc::Sender<Vec<Read>>,
 ) -> anyhow::Result<()> {
     for query in rows::select_jobs() {
         let mut rows = sqlx::query(AssertSqlSafe(query)).fetch(&mut *connection);
         let mut batch = Vec::with_capacity(BATCH);
         while let Some(row) = rows.try_next().await? {
-            let (queue, number) = split(row.try_get(0)?);
+            let row_id = row.try_get(0)?;
+            let (queue, number) = split(row_id);
             let name = queues.get(&queue).ok_or_else(|| unknown(queue))?;
-            let (job, position) = rows::job(&row, name.clone())?;
+            let (job, position) = rows::job(&row, name.clone())
+                .unwrap_or_else(|why| (rows::unreadable(&row, name.clone(), row_id, at_ms, &why), None));
             batch.push((job, number, position));
             if batch.len() == BATCH {
                 let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));

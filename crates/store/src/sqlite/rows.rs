@@ -6,14 +6,18 @@ use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sqlx::{Row as _, sqlite::SqliteRow};
-use tidegate_protocol::domain::{
-    Cap, CapRecord, Incarnation, Job, JobId, JobState, Lane, Lease, OutcomeKind, Policy, QueueName, Session,
-    Settled, Version,
+use tidegate_protocol::{
+    domain::{
+        Cap, CapRecord, Incarnation, Job, JobId, JobState, Lane, Lease, NewJob, OutcomeKind, Policy,
+        QueueName, Session, Settled, Version,
+    },
+    reason,
 };
 use uuid::Uuid;
 
 use super::statement::{Many, Values};
 use crate::{
+    lifecycle,
     memory::{
         KeyEntry,
         journal::{Progress, Record},
@@ -208,11 +212,48 @@ pub(super) fn select_jobs() -> [String; 2] {
 
 /// A job of `queue` and its position.
 pub(super) fn job(row: &SqliteRow, queue: QueueName) -> anyhow::Result<(Job, Option<u64>)> {
+    let (mut job, mut position) = submitted(row, queue)?;
+    if row.len() > PROGRESS_AT {
+        position = progress(row, &mut job)?;
+    }
+    Ok((job, position.map(|position| position as u64)))
+}
+
+/// What stands for a job whose row cannot be read: a dead one, with what was submitted if that is whole. The row stays as it
+/// is until the job is deleted, so each start comes to the same.
+pub(super) fn unreadable(
+    row: &SqliteRow,
+    queue: QueueName,
+    row_id: i64,
+    at_ms: u64,
+    why: &anyhow::Error,
+) -> Job {
+    let id = JobId {
+        queue: queue.clone(),
+        shard: 0,
+        local: uuid(row, 1).unwrap_or_else(|_| Uuid::from_u128(row_id as u128)),
+    };
+    let job = submitted(row, queue).map_or_else(
+        |_| lifecycle::submitted(NewJob::new(id, Bytes::new()), at_ms),
+        |(job, _)| job,
+    );
+    Job {
+        state: JobState::Dead,
+        reason: reason::UNREADABLE.to_owned(),
+        error: format!(
+            "what is stored of this job cannot be read; its rows are kept (jobs.id = {row_id}): {why:#}"
+        ),
+        finished_ms: at_ms,
+        ..job
+    }
+}
+
+fn submitted(row: &SqliteRow, queue: QueueName) -> anyhow::Result<(Job, Option<i64>)> {
     let headers: Option<&str> = row.try_get(4)?;
     let created_ms = number(row, 8)?;
     let position: Option<i64> = row.try_get(11)?;
     let hash: &[u8] = row.try_get(2)?;
-    let mut job = Job {
+    let job = Job {
         id: JobId {
             queue,
             shard: 0,
@@ -248,12 +289,7 @@ pub(super) fn job(row: &SqliteRow, queue: QueueName) -> anyhow::Result<(Job, Opt
         reason: String::new(),
         result: Bytes::new(),
     };
-    let position = if row.len() > PROGRESS_AT {
-        progress(row, &mut job)?
-    } else {
-        position
-    };
-    Ok((job, position.map(|position| position as u64)))
+    Ok((job, position))
 }
 
 /// What has become of a job since its submit; its position.

@@ -13,3 +13,4 @@ mod fixture;
 mod full;
 mod open;
 mod owner;
+mod unreadable;

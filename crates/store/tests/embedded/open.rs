@@ -97,20 +97,6 @@ async fn a_file_with_torn_pages() {
 }
 
 #[tokio::test]
-async fn a_job_in_a_state_that_cannot_be() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("jobs.db");
-    let store = open(&path).await.unwrap();
-    submit(&store, job("a")).await.unwrap();
-    crate::fixture::lease(&store, 1).await.unwrap();
-    store.close().await;
-    execute_on(&path, "UPDATE progress SET state = 42").await;
-    let error = refused(&path).await;
-    assert!(matches!(error, OpenError::Unreadable { .. }), "{error}");
-    assert!(error.to_string().contains("unknown state 42"), "{error}");
-}
-
-#[tokio::test]
 async fn an_empty_file_and_a_folder_that_is_not_there_are_fine() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("jobs.db"), "").unwrap();

@@ -5,7 +5,7 @@ use tidegate_store::{ITEMS_PER_CALL_MAX, OpenError, OpenOptions, StoreError, ope
 use tidegate_tests::{Redis, RedisOptions, Sandbox};
 
 use super::life;
-use crate::fixture::{Fixture, Worker, job, lease_of, ok, redis_server, settlement};
+use crate::fixture::{Fixture, Worker, job, lease_of, ok, redis_server};
 
 const STORE: &str = "{tg}:store";
 
@@ -70,49 +70,6 @@ async fn a_store_of_another_version_is_refused_and_left_as_it_is() {
     }
     redis.must(&["HSET", STORE, "schema", "2"]).await;
     f.store.pulse().await.unwrap();
-    f.store.close().await;
-}
-
-/// The body's version is in the upper half of its byte 11, the head's is its first byte.
-#[tokio::test]
-async fn a_job_of_an_unknown_format_is_named_and_the_others_go_on() {
-    let sandbox = Sandbox::new();
-    let redis = redis_server(&sandbox).await;
-    let f = Fixture::redis_at(&redis.url(), 0).await;
-    let (sms, email) = (f.fill("sms", 2).await, f.fill("email", 2).await);
-    let grants = f.lease("email", &Worker::new(1), 2).await.grants;
-    let newer_body = "local id = redis.call('LINDEX', '{tg:sms:0}:ready:0', -1) \
-        local body = redis.call('HGET', '{tg:sms:0}:bodies', id) \
-        return redis.call('HSET', '{tg:sms:0}:bodies', id, body:sub(1, 10) .. '\\144' .. body:sub(12))";
-    redis.must(&["EVAL", newer_body, "0"]).await;
-    let newer_head = "local id, heads = nil, redis.call('HGETALL', '{tg:email:0}:heads') \
-        for i = 1, #heads, 2 do if not id or heads[i] > id then id = heads[i] end end \
-        local head = redis.call('HGET', '{tg:email:0}:heads', id) \
-        return redis.call('HSET', '{tg:email:0}:heads', id, '\\9' .. head:sub(2))";
-    redis.must(&["EVAL", newer_head, "0"]).await;
-
-    for id in [&sms[1], &email[1]] {
-        let answer = f.store.get(vec![id.clone()]).await.remove(0);
-        assert!(
-            matches!(&answer, Err(StoreError::Corrupt(text)) if text.contains("unknown format 9")),
-            "{answer:?}"
-        );
-    }
-    // In one call with others it fails alone.
-    let answers = f.store.get(email.clone()).await;
-    assert_eq!(
-        answers[0].as_ref().unwrap().as_ref().unwrap().state,
-        JobState::Running
-    );
-    assert!(matches!(answers[1], Err(StoreError::Corrupt(_))), "{answers:?}");
-    let settlements = grants.iter().map(|grant| settlement(&lease_of(&grant.job), ok()));
-    let answers = f.store.settle(settlements.collect()).await;
-    let recorded = SettleResult::Recorded(JobState::Succeeded);
-    assert_eq!(answers[0], Ok(recorded));
-    assert!(matches!(answers[1], Err(StoreError::Corrupt(_))), "{answers:?}");
-    let granted = f.lease("sms", &Worker::new(1), 1).await.grants.remove(0);
-    assert_eq!(granted.job.id, sms[0]);
-    assert_eq!(f.settle(&lease_of(&granted.job), ok()).await, recorded);
     f.store.close().await;
 }
 

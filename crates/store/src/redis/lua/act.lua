@@ -1,8 +1,8 @@
 -- flags: allow-oom
--- Cancels, redrives or deletes.
+-- Cancels, redrives or deletes; or sets aside what only the caller cannot read.
 --
 -- KEYS[1], ARGV[1]  see lib.lua
--- ARGV[2]           'cancel', 'redrive' or 'delete'
+-- ARGV[2]           'cancel', 'redrive', 'delete' or 'aside'
 -- ARGV[3..]         ids
 -- returns           of each: {0} no such job, {1, state after it or 0} done, {2, state} wrong state, {3, id} key taken
 
@@ -25,7 +25,7 @@ local function cancel(job)
 end
 
 local function redrive(job)
-  if job[STATE] ~= DEAD then return {2, job[STATE]} end
+  if job[STATE] ~= DEAD or job[REASON] == parts.UNREADABLE then return {2, job[STATE]} end
   if job[KEY_END] ~= 0 then
     local name = key_of(body_of(job))
     local owner = in_force('keys', name, find_names('keys', {name})[1])
@@ -38,6 +38,7 @@ local function redrive(job)
 end
 
 local function delete(job)
+  if job[REASON] == parts.UNREADABLE then parts.forget_bytes(job) end
   if job[STATE] >= SUCCEEDED then
     leave_history(job)
   else
@@ -49,12 +50,25 @@ local function delete(job)
   return {1, 0}
 end
 
-local acts = {cancel = cancel, redrive = redrive, delete = delete}
+local function aside(job)
+  local body = body_of(job)
+  if job.broken then body = job.kept end
+  -- Somebody else may have been faster.
+  if job.broken or job[REASON] ~= parts.UNREADABLE then parts.set_aside(job, job.head, body, true) end
+  return {1, DEAD}
+end
+
+local acts = {cancel = cancel, redrive = redrive, delete = delete, aside = aside}
 
 made.act = function()
   local act, answers = acts[ARGV[2]], {}
   for i = 3, #ARGV do
     local job = job_of(ARGV[i])
+    if job and job.aside then
+      -- From now on it is a dead one like others.
+      step()
+      job = job_of(ARGV[i])
+    end
     answers[#answers + 1] = job and act(job) or {0}
     if bytes_read > BYTES_MAX then
       step()

@@ -13,9 +13,10 @@ made.get = function()
     local head, until_ms = heads[i], false
     if head and bodies[i] then
       local job = parse(head)
-      until_ms = job[STATE] == RUNNING and call('ZSCORE', K.leases[job[LANE]], slot(ARGV[i + 1], job[FENCE]))
+      until_ms = job and job[STATE] == RUNNING and call('ZSCORE', K.leases[job[LANE]], slot(ARGV[i + 1], job[FENCE]))
     end
-    answers[n + 1], answers[n + 2], answers[n + 3] = head, bodies[i], tonumber(until_ms or 0)
+    -- An empty head is none, and one that is stored so cannot be read.
+    answers[n + 1], answers[n + 2], answers[n + 3] = head == '' and '\0' or head, bodies[i], tonumber(until_ms or 0)
     n = n + 3
   end
   return answers

@@ -20,29 +20,41 @@ local flags_of, parse, known, read_bodies, load, job_of, body_of, created, key_o
 local jobs, entering, has_entered = {}, {}, false
 do
 
-local function unknown_format(version)
-  error({err = 'TGCORRUPT a job of ' .. K.tag .. ' has the unknown format ' .. version})
-end
-
--- head -> what it says; many jobs of one call share their head.
+-- head -> what it says, or false; many jobs of one call share their head.
 local said, has_said = {}, false
 
+local function read_head(head)
+  if #head < HEAD_BYTES then return false end
+  local job = {sunpack(HEAD, head)}
+  job[ERROR_LEN + 1] = nil
+  local is_readable = job[VERSION] == FORMAT_VERSION and job[STATE] >= SCHEDULED and job[STATE] <= EXPIRED
+    and job[LANE] <= 1 and #head >= HEAD_BYTES + job[ERROR_LEN]
+  return is_readable and job
+end
+
+-- False for a head that cannot be read.
 function parse(head)
   local job = said[head]
-  if not job then
-    job = {sunpack(HEAD, head)}
-    if job[VERSION] ~= FORMAT_VERSION then unknown_format(job[VERSION]) end
-    job[ERROR_LEN + 1] = nil
+  if job == nil then
+    job = read_head(head)
     said[head], has_said = job, true
   end
   return job
 end
 
-function flags_of(body)
-  local flags = byte(body, FLAGS_AT)
-  if floor(flags / 16) ~= FORMAT_VERSION then unknown_format(floor(flags / 16)) end
-  return flags % 16
+-- A body that says what it should.
+local function is_whole(body)
+  return body and #body >= KEY_AT - 1 and floor(byte(body, FLAGS_AT) / 16) == FORMAT_VERSION
+    and #body >= KEY_AT - 1 + byte(body, KEY_AT - 5) + (sunpack('>I4', body, KEY_AT - 4))
 end
+parts.is_whole = is_whole
+
+-- Stands for a body that cannot be read, or is not there.
+function parts.empty_body()
+  return sub(spack('>I8I4', NOW, 0), 3) .. string.char(FORMAT_VERSION * 16) .. ('\0'):rep(KEY_AT - 1 - FLAGS_AT)
+end
+
+function flags_of(body) return byte(body, FLAGS_AT) % 16 end
 
 local function first_head(body)
   return {FORMAT_VERSION, READY, 0, flags_of(body), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
@@ -57,18 +69,25 @@ parts.forget_jobs = function()
   if has_said then said, has_said = {}, false end
 end
 
--- `fresh`: it has no head.
+-- `fresh`: it has no head. A job that cannot be read is set aside, and dead from now on.
 function known(id, head, body)
-  local job
-  if head then
+  local job, is_readable = nil, true
+  if head and parse(head) then
     job = {unpack(parse(head), 1, ERROR_LEN)}
     job.head = head
-  else
+  elseif not head and is_whole(body) then
     job = first_head(body)
     job.fresh, job.body = true, body
+  else
+    is_readable = false
+    if head then body = read_bodies({id})[1] end
+    job = first_head(is_whole(body) and body or parts.empty_body())
+    -- Where the indexes have it only its head knew; one without a head is ready.
+    if head then job[STATE] = EXPIRED end
   end
   job.id = id
   jobs[id], jobs_known = job, true
+  if not is_readable then parts.set_aside(job, head, body) end
   return job
 end
 
@@ -125,10 +144,12 @@ function job_of(id)
   return jobs[id]
 end
 
+-- `broken`: it cannot be read, and an empty one stands for it, until a lease or a list sets the job aside.
 function body_of(job)
   if not job.body then
-    job.body = read_bodies({job.id})[1]
-    if not job.body then error({err = 'TGCORRUPT a job of ' .. K.tag .. ' has a head and no body'}) end
+    local body = read_bodies({job.id})[1]
+    job.broken = not is_whole(body)
+    job.kept, job.body = body, job.broken and parts.empty_body() or body
   end
   return job.body
 end

@@ -33,6 +33,7 @@ local until_text
 -- What is granted: in which order (bytes of the answer's text), ids, bodies; heads, and the place of each; and whether that
 -- is all there was.
 local given
+local is_whole = parts.is_whole
 
 local function read_wants()
   wants, next_want = {}, 1
@@ -108,27 +109,35 @@ local function lease_fresh(most)
     given.are_all = #entries == 0 and record[USED] == 0
     return 0
   end
-  local fence, leases, dealt = spack('>I8', max(1, NOW)), members_of(sorted_add, K.leases[0]), 0
-  while dealt < n do
+  local fence, leases, dealt, looked = spack('>I8', max(1, NOW)), members_of(sorted_add, K.leases[0]), 0, 0
+  while looked < n do
     -- Few at first: payloads may be large.
-    local ids = {unpack(entries, dealt + 1, min(dealt + (dealt == 0 and READ_MIN or LOAD_MAX), n))}
+    local ids = {unpack(entries, looked + 1, min(looked + (looked == 0 and READ_MIN or LOAD_MAX), n))}
     local bodies = read_bodies(ids)
     for i = 1, #ids do
-      local id, body, want = ids[i], bodies[i], take_want()
-      local head, entry, at = head_of(want, body, fence), id .. fence, 2 * dealt
-      heads_put[at + 1], heads_put[at + 2], leases[at + 1], leases[at + 2] = id, head, until_text, entry
-      local held = want.leases
-      held[#held + 1] = entry
-      grant(want, id, head, body)
-      dealt = dealt + 1
+      local id, body = ids[i], bodies[i]
+      if is_whole(body) then
+        local want = take_want()
+        local head, entry, at = head_of(want, body, fence), id .. fence, 2 * dealt
+        heads_put[at + 1], heads_put[at + 2], leases[at + 1], leases[at + 2] = id, head, until_text, entry
+        local held = want.leases
+        held[#held + 1] = entry
+        grant(want, id, head, body)
+        dealt = dealt + 1
+      else
+        -- Reading it sets it aside; its entry goes with the others.
+        job_of(id)
+        add_to(STALE, -1)
+      end
     end
+    looked = looked + #ids
     if bytes_read > BYTES_MAX then
       tired = true
       break
     end
   end
-  call('LTRIM', K.ready[0], dealt, -1)
-  given.are_all = record[USED] == 0 and dealt == #entries and dealt < most
+  call('LTRIM', K.ready[0], looked, -1)
+  given.are_all = record[USED] == 0 and looked == #entries and looked < most
   slots[0] = slots[0] + dealt
   return dealt
 end
@@ -144,11 +153,14 @@ local function take_ready(ahead)
     end
     if not job then return nil end
     pop(lane)
-    if not past_deadline(job) then
+    if past_deadline(job) then
+      change(job, false, expired)
+    elseif body_of(job) and job.broken then
+      parts.set_aside(job, job.head, job.kept)
+    else
       slots[lane] = slots[lane] + 1
       return job
     end
-    change(job, false, expired)
   end
 end
 

@@ -5,7 +5,7 @@
 --
 -- All of this is one library: its functions are made once, at the first call, and begin() resets what belongs to a call.
 -- An operation reads, fills lists of what is to be written, and ends with flush(), which writes them with few commands.
--- So one that fails half-way (a job that cannot be read) has written nothing of what it was about to.
+-- So one that fails half-way has written nothing of what it was about to.
 --
 -- What costs time here is the number of commands, and the number of texts that pass between the server and Lua. So
 -- commands take hundreds of jobs at once, texts that are equal are made once a call, and texts that are read again and
@@ -34,7 +34,7 @@ function name_keys(tag)
     end
     for state = 4, 7 do k.history[state], k.awaited[state] = tag .. ':ended:' .. state, tag .. ':awaited:' .. state end
     k.meta, k.heads, k.bodies = tag .. ':meta', tag .. ':heads', tag .. ':bodies'
-    k.scheduled, k.deadlines = tag .. ':scheduled', tag .. ':deadlines'
+    k.scheduled, k.deadlines, k.unreadable = tag .. ':scheduled', tag .. ':deadlines', tag .. ':unreadable'
     keys_of[tag] = k
   end
   K = k
@@ -181,6 +181,8 @@ local function in_pieces(command, key, args)
 end
 
 local function flush_record()
+  -- Entries of jobs whose bytes somebody has removed are not counted.
+  for lane = 0, 1 do set(STALE + lane, max(record[STALE + lane], 0)) end
   if record_changed then
     call('HSET', K.meta, 'state', format(STATE_FORMAT, unpack(record)))
     record_changed = false
@@ -206,6 +208,7 @@ local function let_go()
   if #done > 0 then done = {} end
   submitted_n, succeeded_n, dead_n, woken = 0, 0, 0, false
   parts.forget_jobs()
+  parts.forget_aside()
   parts.reset_names()
 end
 
@@ -213,6 +216,7 @@ end
 local function flush()
   parts.encode_changed()
   parts.flush_names()
+  parts.flush_aside()
   if sets_changed then
     for key, args in next, set_remove do in_pieces('SREM', key, args) end
     for key, args in next, sorted_remove do in_pieces('ZREM', key, args) end

@@ -5,15 +5,20 @@
 -- ARGV[2], ARGV[3]  state, jobs at most
 -- ARGV[4], ARGV[5]  where the page begins, two numbers; 0 and 0 at first
 -- returns           {1 = there is more, where it begins (two numbers), then of each job: id, head or nil, body, end of its
---                   lease or 0}
+--                   lease or 0; of those that cannot be read, whatever their state, head and body are empty}
 
-local limit, first, second, found
+local limit, first, second, found, broken
 -- Entries looked at in one call: stale ones are many where jobs were cancelled, and others wait for the server.
 local looked, LOOKED_MAX, FIELDS = 0, 2000, 4
 
 -- Head and body without payload and result; who lost it stands where a success has its result.
 local function keep(job, until_ms)
+  if job.aside then return end
   local body, n = body_of(job), #found
+  if job.broken then
+    broken[#broken + 1] = job.id
+    return
+  end
   local head_end = job[STATE] == SUCCEEDED and HEAD_BYTES + job[ERROR_LEN] or -1
   local meta_len = (sunpack('>I4', body, KEY_AT - 4))
   found[n + 1], found[n + 2] = job.id, job.head and sub(job.head, 1, head_end) or ''
@@ -46,7 +51,7 @@ end
 
 local function take_running(entry, lane)
   local job = job_of(sub(entry, 1, 16))
-  if job then keep(job, tonumber(call('ZSCORE', K.leases[lane], entry))) end
+  if holds(job, (sunpack('>I8', entry, 17))) then keep(job, tonumber(call('ZSCORE', K.leases[lane], entry))) end
 end
 
 local function scheduled()
@@ -112,9 +117,14 @@ local function read_page(state)
 end
 
 made.list = function()
-  looked, found = 0, {}
+  looked, found, broken = 0, {}, {}
   limit, first, second = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
   local more = read_page(tonumber(ARGV[2]))
+  for _, kept in ipairs(parts.aside) do broken[#broken + 1] = kept.id end
+  for _, id in ipairs(broken) do
+    local n = #found
+    found[n + 1], found[n + 2], found[n + 3], found[n + 4] = id, '', '', 0
+  end
   local answer = {more and 1 or 0, first, second}
   for i = 1, #found do answer[3 + i] = found[i] end
   return answer

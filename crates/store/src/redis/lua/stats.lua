@@ -4,7 +4,7 @@
 -- KEYS[1], ARGV[1]  see lib.lua
 -- returns           nil for a queue that does not exist, else {time, slots, slots of retries, since when the oldest ready
 --                   job is ready or -1, ready, ready retries, scheduled, running, succeeded, dead, cancelled, expired,
---                   1 = paused, the fields of meta}
+--                   unreadable, 1 = paused, the fields of meta}
 
 local function oldest_ready()
   local since = -1
@@ -33,6 +33,7 @@ made.stats = function()
   return {
     NOW, slot_count(0) + retries, retries, since, ready_count(0) + ready_retries, ready_retries,
     call('ZCARD', K.scheduled), call('ZCARD', K.leases[0]) + call('ZCARD', K.leases[1]), ended_as(SUCCEEDED),
-    ended_as(DEAD), ended_as(CANCELLED), ended_as(EXPIRED), record[PAUSED], call('HGETALL', K.meta),
+    ended_as(DEAD), ended_as(CANCELLED), ended_as(EXPIRED), call('HLEN', K.unreadable), record[PAUSED],
+    call('HGETALL', K.meta),
   }
 end

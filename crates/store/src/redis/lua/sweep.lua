@@ -59,7 +59,14 @@ local function take_back(ended, seed)
       wake_for_slot()
       ghosts = ghosts + 1
     else
-      change(job_of(id), false, lost, jitter(seed, fence, id))
+      local job = job_of(id)
+      if holds(job, fence) then
+        change(job, false, lost, jitter(seed, fence, id))
+      else
+        -- A job that was set aside may leave its lease behind.
+        put(sorted_remove, over[i].key, over[i].entry)
+        wake_for_slot()
+      end
       reclaimed = reclaimed + 1
     end
     if i % LOAD_MAX == 0 then step() end
@@ -142,8 +149,11 @@ local function forget(kind)
   return forgotten
 end
 
--- Retries and ghosts are not asked for where there are none.
+-- Retries and ghosts are not asked for where there are none. In an empty list nothing is stale.
 local function note_unused()
+  for lane = 0, 1 do
+    if record[STALE + lane] > 0 and call('LLEN', K.ready[lane]) == 0 then set(STALE + lane, 0) end
+  end
   if record[USED] == 0 then return end
   local n = call('LLEN', K.ready[1])
   for lane = 0, 1 do n = n + call('ZCARD', K.ghosts[lane]) end
