@@ -26,7 +26,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use self::board::Board;
+use self::board::{Board, Landing};
 pub use self::handback::{HANDBACKS_MAX, Handback};
 use crate::{
     catalog::Catalog,
@@ -68,15 +68,20 @@ enum Command {
     Join(Stream),
     Credits(Session, Vec<CreditOf>),
     Leave(Session, oneshot::Sender<Vec<QueueName>>),
-    Entering(Vec<QueueName>, oneshot::Sender<Asked>),
+    Entering(
+        Vec<QueueName>,
+        mpsc::OwnedPermit<Command>,
+        oneshot::Sender<Handover>,
+    ),
     HandedOver(Asked, Vec<StoreResult<Grants>>),
+    /// Whoever made the handover is gone, and with it the answer.
+    Abandoned(Asked),
 }
 
 /// A cheap handle. All of it does nothing once the dispatcher has ended, which it does only in a drain.
 #[derive(Clone)]
 pub struct Dispatch {
     commands: mpsc::Sender<Command>,
-    handback: Handback,
 }
 
 impl Dispatch {
@@ -89,18 +94,13 @@ impl Dispatch {
     }
 
     /// Jobs are about to be entered into these queues: what somebody waits for there in vain, to be leased in the same
-    /// call. `None`: nothing. Answer it with [`Self::handed_over`].
-    pub async fn entering(&self, queues: Vec<QueueName>) -> Option<Asked> {
+    /// call. `None`: nothing. It is over with [`Handover::done`], or when it is dropped.
+    pub async fn entering(&self, queues: Vec<QueueName>) -> Option<Handover> {
+        let back = self.commands.clone().reserve_owned().await.ok()?;
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Entering(queues, reply)).await.ok()?;
+        let entering = Command::Entering(queues, back, reply);
+        self.commands.send(entering).await.ok()?;
         answer.await.ok()
-    }
-
-    pub async fn handed_over(&self, asked: Asked, answers: Vec<StoreResult<Grants>>) {
-        let sent = self.commands.send(Command::HandedOver(asked, answers)).await;
-        if let Err(mpsc::error::SendError(Command::HandedOver(_, answers))) = sent {
-            self.handback.now(granted(answers)).await;
-        }
     }
 
     /// No grant goes to the session any more; answers the queues it was granted from. `None` once the dispatcher has
@@ -142,10 +142,40 @@ struct QueueClock {
 }
 
 /// What the store is asked for, and each session's counter from before it is asked.
-pub struct Asked {
-    pub requests: Vec<LeaseRequest>,
+struct Asked {
+    requests: Vec<LeaseRequest>,
     counters: HashMap<Session, u64>,
     since: Since,
+}
+
+/// A lease that somebody else makes together with a submit. What it reserves is given back when it ends, however that is: the
+/// place for that word in the dispatcher's queue is taken beforehand, and the dispatcher does not end before it has come.
+pub struct Handover {
+    asked: Option<Asked>,
+    back: Option<mpsc::OwnedPermit<Command>>,
+}
+
+impl Handover {
+    pub fn requests(&self) -> Vec<LeaseRequest> {
+        let requests = self.asked.as_ref().map(|asked| asked.requests.clone());
+        requests.unwrap_or_default()
+    }
+
+    pub fn done(mut self, answers: Vec<StoreResult<Grants>>) {
+        self.tell(|asked| Command::HandedOver(asked, answers));
+    }
+
+    fn tell(&mut self, word: impl FnOnce(Asked) -> Command) {
+        if let (Some(asked), Some(back)) = (self.asked.take(), self.back.take()) {
+            back.send(word(asked));
+        }
+    }
+}
+
+impl Drop for Handover {
+    fn drop(&mut self) {
+        self.tell(Command::Abandoned);
+    }
 }
 
 /// A lease call in flight.
@@ -165,10 +195,7 @@ impl Dispatcher {
     ) -> (Self, Dispatch) {
         let (handle, commands) = mpsc::channel(COMMANDS_QUEUED_MAX);
         let events = store.subscribe();
-        let dispatch = Dispatch {
-            commands: handle,
-            handback: handback.clone(),
-        };
+        let dispatch = Dispatch { commands: handle };
         let dispatcher = Self {
             store,
             calls,
@@ -297,14 +324,30 @@ impl Dispatcher {
                 // The stream may have given up waiting; then it does not release either.
                 let _ = reply.send(self.forget(session));
             }
-            Command::Entering(queues, reply) => {
+            Command::Entering(queues, back, reply) => {
                 let asked = self.ask(|board, may_grant, takes| board.plan_for(&queues, may_grant, takes));
-                // Without a reply nothing is asked for. Whoever asked waits for the answer until the process ends.
-                if let Some(asked) = asked {
-                    let _ = reply.send(asked);
+                // Without a reply nothing is asked for. One that nobody waits for any more is dropped, and says so.
+                if asked.is_some() {
+                    let back = Some(back);
+                    let _ = reply.send(Handover { asked, back });
                 }
             }
             Command::HandedOver(asked, answers) => self.land(asked, answers),
+            Command::Abandoned(asked) => self.abandon(&asked),
+        }
+    }
+
+    /// What was granted meanwhile, if anything was, comes back by time.
+    fn abandon(&mut self, asked: &Asked) {
+        tracing::warn!(
+            "a submit vanished with the jobs that it was to hand out: they come back when their leases end"
+        );
+        asked
+            .requests
+            .iter()
+            .for_each(|request| self.board.landed(request));
+        for request in &asked.requests {
+            self.board.line_up(request, |_| false, Landing::Failed);
         }
     }
 
@@ -377,3 +420,7 @@ async fn landing(flight: &mut Option<Flight>) -> Vec<StoreResult<Grants>> {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+#[path = "dispatcher/handover_tests.rs"]
+mod tests;

@@ -140,11 +140,11 @@ async fn enter(store: &dyn JobStore, dispatch: &Dispatch, jobs: Vec<NewJob>) -> 
     if !store.hands_over() || jobs.len() > HANDOVER_MAX {
         return store.submit(jobs).await;
     }
-    let Some(asked) = dispatch.entering(queues_of(&jobs)).await else {
+    let Some(handover) = dispatch.entering(queues_of(&jobs)).await else {
         return store.submit(jobs).await;
     };
-    let (submitted, grants) = store.submit_and_lease(jobs, asked.requests.clone()).await;
-    dispatch.handed_over(asked, grants).await;
+    let (submitted, grants) = store.submit_and_lease(jobs, handover.requests()).await;
+    handover.done(grants);
     submitted
 }
 
