@@ -64,6 +64,12 @@ pub struct Gate {
 
 impl State {
     pub fn take(&mut self, inputs: &Inputs) -> Gate {
+        if inputs.slots == 0 {
+            // Nobody is there, so nothing is done, and that says nothing of whoever comes next: a rate that has sunk
+            // meanwhile would refuse everything until he is done with his first jobs.
+            *self = Self::default();
+            return Gate::default();
+        }
         let seconds = if inputs.seconds.is_finite() {
             inputs.seconds.clamp(0.05, 60.0)
         } else {
@@ -86,9 +92,8 @@ impl State {
         // A rough throughput will do for a backlog that is long by any.
         let is_known = self.completions >= COMPLETIONS_MIN
             || (self.completions >= COMPLETIONS_FEW && inputs.ready >= COMPLETIONS_MIN);
-        let knows = is_known && inputs.slots > 0;
         let has_deadline = inputs.deadline_s > 0.0 && inputs.deadline_s.is_finite();
-        if !has_deadline || !knows {
+        if !has_deadline || !is_known {
             return Gate::default();
         }
         let rate = self.rate(inputs, was_busy, done).max(1e-3);
@@ -221,6 +226,52 @@ mod tests {
             (5.0, 0.0, 0.0)
         );
         assert!(state.take(&tick(95, 50)).refuse > 0.8);
+    }
+
+    #[test]
+    fn jobs_that_come_before_the_first_worker_are_taken() {
+        let mut state = State::default();
+        let nobody = |ready| Inputs {
+            completions: 0,
+            run_time_s: 0.0,
+            target: 0,
+            slots: 0,
+            ..tick(ready, 1_000)
+        };
+        for ready in [0, 1_000, 1_000_000] {
+            assert_eq!(state.take(&nobody(ready)), Gate::default());
+        }
+        // He is there and has not ended a job yet.
+        let first = Inputs {
+            slots: 20,
+            target: 10,
+            ..nobody(1_000_000)
+        };
+        assert_eq!(state.take(&first), Gate::default());
+    }
+
+    #[test]
+    fn whoever_comes_back_is_not_measured_by_the_time_when_nobody_was_there() {
+        let mut state = State::default();
+        for _ in 0..20 {
+            state.take(&tick(50, 50));
+        }
+        let idle = |ready, slots, target| Inputs {
+            completions: 0,
+            run_time_s: 0.0,
+            slots,
+            target,
+            ..tick(ready, 50)
+        };
+        for round in 1..=20 {
+            assert_eq!(state.take(&idle(50 * round, 0, 0)), Gate::default());
+        }
+        // Slots are known before there is a target for them, and jobs last for some ticks.
+        for target in [0, 10, 10, 10] {
+            assert_eq!(state.take(&idle(1_000, 20, target)), Gate::default(), "{target}");
+        }
+        // What they do is known again soon, and a backlog beyond the deadline is refused.
+        assert_eq!(state.take(&tick(900, 50)).refuse, 1.0);
     }
 
     #[test]
