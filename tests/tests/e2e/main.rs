@@ -16,6 +16,7 @@ mod examples;
 mod failover;
 mod fences;
 mod floods;
+mod from_zero;
 mod hard_cap;
 mod harness;
 mod hold;
