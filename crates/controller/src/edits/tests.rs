@@ -1,4 +1,8 @@
 //! Edits on a real ledger, with the owner's task behind them.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a task that lives as long as its test, which waits for it"
+)]
 
 use tidegate_chassis::{CancellationToken, admin::Readiness, clock::Monotonic, telemetry};
 use tidegate_protocol::domain::{Probe, Resource};
