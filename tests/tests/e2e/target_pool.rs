@@ -1,7 +1,10 @@
 //! `TargetPool` against a real Postgres: as many connections as the target, none when nobody needs one, and errors that
 //! say whether the database is full or away.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
 use tidegate_tests::{
@@ -94,6 +97,31 @@ async fn it_has_as_many_connections_as_the_target() {
         (pool.usage().idle == 0 && sessions(&postgres).await == 0).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_in_full_use_goes_on_with_the_connections_that_it_has() {
+    const ROUNDS: usize = 50;
+    let sandbox = Sandbox::new();
+    let postgres = Postgres::start(&sandbox, PostgresOptions::default()).await;
+    let pool = pool(&postgres.role("app", 20).await, 10_000);
+    pool.set_target(3);
+    let users = (0..5).map(|_| async {
+        let mut seen = BTreeSet::new();
+        for _ in 0..ROUNDS {
+            let mut connection = pool.acquire().await.expect("in time");
+            let session = sqlx::query_scalar("select pg_backend_pid()");
+            seen.insert(session.fetch_one(&mut *connection).await.expect("it answers"));
+        }
+        seen
+    });
+    let sessions: BTreeSet<i32> = join_all(users).await.into_iter().flatten().collect();
+    assert!(
+        sessions.len() <= 3,
+        "{} sessions for {} uses",
+        sessions.len(),
+        5 * ROUNDS
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

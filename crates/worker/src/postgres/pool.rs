@@ -122,15 +122,16 @@ impl TargetPool {
         let inner = &self.0;
         let turn = tokio::time::timeout(inner.options.acquire_timeout, inner.gate.enter());
         turn.await.map_err(|_| Error::PoolTimedOut)?;
-        let place = Place::taken(Arc::clone(inner));
+        let (place, mut idle) = Place::take(Arc::clone(inner));
         while let Some(Idle {
             mut connection,
             since,
-        }) = inner.pop_idle()
+        }) = idle
         {
             if since.elapsed() < FRESH || is_clean(&mut connection).await {
                 return Ok(TargetConnection::new(connection, place));
             }
+            idle = inner.lock().idle.pop();
         }
         match tokio::time::timeout(CONNECT_MAX, inner.connect.connect()).await {
             Ok(connection) => Ok(TargetConnection::new(connection?, place)),
@@ -161,11 +162,6 @@ impl TargetPool {
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn pop_idle(&self) -> Option<Idle> {
-        self.close_surplus();
-        self.lock().idle.pop()
     }
 
     /// Closes idle connections that are too old, or more than there may be. To drop one is to close its socket, which
@@ -216,9 +212,16 @@ struct Place {
 }
 
 impl Place {
-    fn taken(inner: Arc<Inner>) -> Self {
-        inner.lock().in_use += 1;
-        Self { inner, left: None }
+    /// With an idle connection, if there is one. Both in one step: of a place that is taken and a connection that still lies
+    /// idle there is one more than there may be, and it would be closed as surplus instead of being used.
+    fn take(inner: Arc<Inner>) -> (Self, Option<Idle>) {
+        let idle = {
+            let mut state = inner.lock();
+            state.in_use += 1;
+            state.idle.pop()
+        };
+        inner.close_surplus();
+        (Self { inner, left: None }, idle)
     }
 }
 
