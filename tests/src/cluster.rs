@@ -354,6 +354,7 @@ impl<'a> Cluster<'a> {
                     postgres: self.postgres_url(),
                     slots,
                     args,
+                    ..TestWorkerOptions::default()
                 };
                 WorkerProc::start_test_worker(self.sandbox, &routers, options).await
             }

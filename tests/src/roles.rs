@@ -41,6 +41,7 @@ pub struct TestWorkerOptions {
     pub postgres: Option<String>,
     pub slots: Option<u32>,
     pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
 }
 
 #[derive(Clone, Default)]
@@ -215,7 +216,12 @@ impl WorkerProc {
             args.extend(["--postgres".to_owned(), url]);
         }
         args.extend(options.args);
-        let process = Process::built(sandbox, "test-worker", args, &[]);
+        let env: Vec<_> = options
+            .env
+            .iter()
+            .map(|(name, value)| (&**name, &**value))
+            .collect();
+        let process = Process::built(sandbox, "test-worker", args, &env);
         let ready = ready(&process, "worker").await;
         Self { process, ready }
     }

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, fmt::Display, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tidegate_chassis::clock::{self, Monotonic};
+use tidegate_chassis::{
+    clock::{self, Monotonic},
+    telemetry::trace,
+};
 use tidegate_protocol::domain::{FailureClass, JobId, QueueName};
 use tokio::time::Instant;
 use tokio_util::{
@@ -173,7 +176,7 @@ impl JobContext {
 
     /// Runs `f` on a blocking thread. Use this and not `tokio::task::spawn_blocking`: a thread cannot be dropped, and
     /// only work started here keeps the job's slot taken until it has really ended. Let `f` look at
-    /// [`Self::is_cancelled`] now and then.
+    /// [`Self::is_cancelled`] now and then. It is in the span that this is called in.
     pub async fn run_blocking<R: Send + 'static>(
         &self,
         f: impl FnOnce() -> R + Send + 'static,
@@ -183,8 +186,10 @@ impl JobContext {
             let _running = running; // until `f` is done, however the handler fares
             f()
         };
-        tokio::task::spawn_blocking(work).await.map_err(|error| {
-            JobError::retry(format!("handler panicked: {error}")).with_class(FailureClass::Job)
-        })
+        tokio::task::spawn_blocking(trace::carried(work))
+            .await
+            .map_err(|error| {
+                JobError::retry(format!("handler panicked: {error}")).with_class(FailureClass::Job)
+            })
     }
 }

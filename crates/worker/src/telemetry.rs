@@ -233,7 +233,8 @@ pub(crate) struct Traced {
     pub(crate) log: Span,
     /// Where it is kept.
     span: Option<WorkSpan>,
-    /// What the attempt's work belongs to: itself where it is kept, else the submit, whose context is handed on as it came.
+    /// What the attempt's work, and what its handler traces, belongs to: itself where it is kept, else the submit, whose
+    /// context is handed on as it came.
     pub(crate) within: Option<TraceContext>,
 }
 
@@ -244,10 +245,9 @@ impl Traced {
     /// `previous_fence`: of the attempt before, 0 if there was none. Ids of attempts follow from job and fence, so it is all
     /// that is needed to link to that one.
     pub(crate) fn begin(context: &JobContext, previous_fence: u64) -> Self {
-        let log = log_span(context);
         if !is_on() {
             return Self {
-                log,
+                log: log_span(context),
                 span: None,
                 within: None,
             };
@@ -257,11 +257,13 @@ impl Traced {
         let job_id = context.job_id().text();
         let is_kept = submit.as_ref().map(TraceContext::is_sampled);
         let decided = decide_as(&job_id, context.fence(), is_kept);
-        let Some(decided) = decided.filter(TraceContext::is_sampled) else {
+        let Some(decided) = decided.clone().filter(TraceContext::is_sampled) else {
+            // Without a submit's: what was decided, or the handler's spans would be decided about anew.
+            let within = submit.or(decided);
             return Self {
-                log,
+                log: log_span_within(context, within.as_ref()),
                 span: None,
-                within: submit,
+                within,
             };
         };
         let previous = (previous_fence > 0).then(|| TraceContext::derived(&job_id, previous_fence, true));
@@ -279,7 +281,7 @@ impl Traced {
             )
             .begin_as(&decided);
         Self {
-            log,
+            log: log_span_within(context, Some(&decided)),
             span,
             within: Some(decided),
         }
@@ -301,6 +303,12 @@ impl Traced {
             span.fail(error_type);
         }
     }
+}
+
+/// A span carries the context that it begins in to tasks that are started with it.
+fn log_span_within(context: &JobContext, within: Option<&TraceContext>) -> Span {
+    let _within = within.map(TraceContext::enter);
+    log_span(context)
 }
 
 fn log_span(context: &JobContext) -> Span {

@@ -131,6 +131,7 @@ impl<'a> Lane<'a> {
                 postgres: self.database.as_ref().map(|database| database.url(ROLE)),
                 slots: Some(slots),
                 args,
+                ..TestWorkerOptions::default()
             };
             self.workers
                 .push(WorkerProc::start_test_worker(sandbox, &[router], options).await);

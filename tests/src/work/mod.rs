@@ -5,6 +5,7 @@
 
 mod database;
 mod plant;
+mod traced;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -87,6 +88,8 @@ pub enum Work {
     Abort,
     /// Goes on for ever on a thread of its own, whatever it is told
     Deaf,
+    /// Makes spans with `tracing`, see [`traced`]
+    Traced,
 }
 
 fn queue(text: &str) -> Result<(String, Work), String> {
@@ -150,6 +153,7 @@ impl Handler {
             Work::Panic => panic!("as it was told"),
             Work::Abort => std::process::abort(),
             Work::Never => std::future::pending().await,
+            Work::Traced => traced::work(context).await?,
             Work::Deaf => context.run_blocking(|| std::thread::sleep(FOR_EVER)).await?,
         }
         Ok(())

@@ -80,15 +80,17 @@ pub fn init(service: &'static str, opts: TelemetryOptions) -> anyhow::Result<Tel
 
     let spans = Arc::default();
     let traces = || {
-        let provider = otlp::tracer_provider(resource.clone(), Arc::clone(&spans))?;
-        anyhow::Ok((provider, trace::Sampler::from_env(env)?))
+        let decisions = trace::Decisions::from_env(env)?;
+        let provider = otlp::tracer_provider(resource.clone(), Arc::clone(&spans), decisions.clone())?;
+        anyhow::Ok((provider, decisions))
     };
     let traces = plan
         .traces
         .then(traces)
         .transpose()
         .context("OTLP trace export")?;
-    log::install(&opts)?;
+    let tracer = traces.as_ref().map(|(provider, _)| provider.tracer(SCOPE));
+    log::install(&opts, tracer)?;
 
     let exporter = plan
         .metrics
@@ -102,8 +104,8 @@ pub fn init(service: &'static str, opts: TelemetryOptions) -> anyhow::Result<Tel
     }
 
     global::set_meter_provider(metrics.provider().clone());
-    let tracer_provider = traces.map(|(provider, sampler)| {
-        trace::install(provider.tracer(SCOPE), sampler);
+    let tracer_provider = traces.map(|(provider, decisions)| {
+        trace::install(provider.tracer(SCOPE), decisions);
         provider
     });
     Ok(Telemetry {
@@ -126,6 +128,29 @@ impl Telemetry {
     /// The metrics in the Prometheus text format.
     pub fn render(&self) -> String {
         self.metrics.render()
+    }
+
+    /// For a program that installs a subscriber of its own ([`LogOutput::Elsewhere`]): with this layer in it, spans that
+    /// handlers make with `tracing` are children of their attempt's. `None`: traces are not exported.
+    ///
+    /// ```no_run
+    /// # use tidegate_chassis::telemetry::{self, LogOutput, TelemetryOptions};
+    /// # use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
+    /// # fn start() -> anyhow::Result<()> {
+    /// let options = TelemetryOptions { output: LogOutput::Elsewhere, ..TelemetryOptions::default() };
+    /// let telemetry = telemetry::init("mailer", options)?;
+    /// tracing_subscriber::registry()
+    ///     .with(telemetry.layer())
+    ///     .with(tracing_subscriber::fmt::layer())
+    ///     .init();
+    /// # Ok(()) }
+    /// ```
+    pub fn layer<S>(&self) -> Option<Box<dyn tracing_subscriber::Layer<S> + Send + Sync>>
+    where
+        S: tracing::Subscriber + for<'span> tracing_subscriber::registry::LookupSpan<'span> + Send + Sync,
+    {
+        let provider = self.tracer_provider.as_ref()?;
+        Some(trace::layer(provider.tracer(SCOPE)))
     }
 
     /// Flushes what is not yet exported, within 2 s; what takes longer is lost.

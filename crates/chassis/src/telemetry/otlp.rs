@@ -12,13 +12,13 @@ use std::sync::Arc;
 use anyhow::bail;
 use opentelemetry_otlp::{MetricExporter, SpanExporter, WithTonicConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use opentelemetry_sdk::trace::SdkTracerProvider;
 
 use self::bounded::Bounded;
 pub(super) use self::bounded::Counts;
 use self::limits::Limits;
 use super::env;
-use super::trace::Ids;
+use super::trace::{Decisions, Ids};
 
 /// What is exported.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,7 +57,11 @@ impl Plan {
 }
 
 /// Batches spans to the collector. `counts` says how they fared.
-pub(super) fn tracer_provider(resource: Resource, counts: Arc<Counts>) -> anyhow::Result<SdkTracerProvider> {
+pub(super) fn tracer_provider(
+    resource: Resource,
+    counts: Arc<Counts>,
+    decisions: Decisions,
+) -> anyhow::Result<SdkTracerProvider> {
     check_protocol("TRACES", env)?;
     let mut exporter = SpanExporter::builder().with_tonic();
     if let Some(tls) = tls::from_env("TRACES", env)? {
@@ -67,7 +71,7 @@ pub(super) fn tracer_provider(resource: Resource, counts: Arc<Counts>) -> anyhow
     let spans = Bounded::new(exporter.build()?, &limits, counts);
     let provider = SdkTracerProvider::builder()
         .with_resource(resource)
-        .with_sampler(Sampler::AlwaysOn) // what is not kept is not made
+        .with_sampler(decisions)
         .with_id_generator(Ids)
         .with_span_processor(spans);
     Ok(limits.set(provider).build())

@@ -3,8 +3,12 @@
 //! A job's spans are linked, not parented: a job may run hours after its submit and many times, and one trace
 //! that spans all of it can be neither sampled nor read.
 
+mod bridge;
 mod context;
+mod decisions;
 mod ids;
+#[cfg(test)]
+mod kept;
 mod limit;
 mod sampler;
 mod work;
@@ -12,9 +16,10 @@ mod work;
 use opentelemetry::Context;
 use opentelemetry::trace::{FutureExt, TraceContextExt};
 
+pub(super) use bridge::layer;
 pub use context::TraceContext;
+pub(super) use decisions::Decisions;
 pub(super) use ids::Ids;
-pub(super) use sampler::Sampler;
 pub(super) use work::install;
 pub use work::{LINKS_MAX, Since, Work, WorkSpan, decide, decide_as, is_on};
 
@@ -26,5 +31,14 @@ pub async fn within<F: Future>(of: Option<TraceContext>, future: F) -> F::Output
             future.with_context(context).await
         }
         None => future.await,
+    }
+}
+
+/// `f` as a part of what this thread is in now, its trace and its span, on whichever thread it runs.
+pub fn carried<R>(f: impl FnOnce() -> R) -> impl FnOnce() -> R {
+    let (context, span) = (Context::current(), tracing::Span::current());
+    move || {
+        let _context = context.attach();
+        span.in_scope(f)
     }
 }

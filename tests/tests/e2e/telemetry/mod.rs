@@ -6,6 +6,7 @@ mod collector_config;
 mod env;
 mod exemplars;
 mod fleet;
+mod handlers;
 mod metrics;
 mod prometheus;
 mod sampling;

@@ -21,7 +21,7 @@ fn value(page: &str, series: &str) -> u64 {
     line.and_then(|value| value.parse().ok()).unwrap_or_default()
 }
 
-async fn all_done(router: &str, jobs: u64) {
+pub(super) async fn all_done(router: &str, jobs: u64) {
     eventually(PATIENCE, "all succeeded", async || {
         let queue = queue_stats(router, "email").await?;
         (queue.succeeded_total == jobs).then_some(())

@@ -44,6 +44,11 @@ pub(super) fn with<R>(ids: (TraceId, SpanId), begin: impl FnOnce() -> R) -> R {
     begun
 }
 
+/// Whether this is called within [`with`].
+pub(super) fn are_given() -> bool {
+    NEXT.get().is_some()
+}
+
 /// Those of [`with`], and random ones elsewhere.
 #[derive(Clone, Debug, Default)]
 pub(in crate::telemetry) struct Ids;

@@ -4,7 +4,8 @@
 //! them, and of one job in a hundred nothing but pieces would be left. So the `parentbased_*` samplers take linked spans
 //! for parents: a job's attempts are kept exactly when its submit is.
 //!
-//! And it is decided before a span is made, not while the SDK makes it: a job that is not kept makes none.
+//! And it is decided before a span is made, not while the SDK makes it: a job that is not kept makes none. (Only spans that
+//! the application makes outside of any job are decided by the SDK, with the same sampler: `super::decisions`.)
 
 use std::sync::{Mutex, PoisonError};
 
@@ -22,7 +23,7 @@ const JOBS_PER_SECOND: f64 = 100.0;
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(in crate::telemetry) struct Sampler {
+pub(super) struct Sampler {
     root: Root,
     by_parent: bool,
 }
@@ -37,7 +38,7 @@ enum Root {
 impl Sampler {
     /// # Errors
     /// A sampler that there is not, or an argument that does not fit it.
-    pub(in crate::telemetry) fn from_env(env: impl Fn(&str) -> Option<String>) -> anyhow::Result<Self> {
+    pub(super) fn from_env(env: impl Fn(&str) -> Option<String>) -> anyhow::Result<Self> {
         let set = env("OTEL_TRACES_SAMPLER");
         // By the specification the argument counts only where the sampler is named.
         let arg = set.is_some().then(|| env("OTEL_TRACES_SAMPLER_ARG")).flatten();

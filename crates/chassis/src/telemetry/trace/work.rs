@@ -13,7 +13,7 @@ use opentelemetry::trace::{
 use opentelemetry::{Context, Key, KeyValue, Value};
 use opentelemetry_sdk::trace::{SdkTracer, Span};
 
-use super::{TraceContext, ids, sampler::Sampler};
+use super::{TraceContext, decisions::Decisions, ids};
 use crate::clock::{self, Monotonic};
 
 /// Not set: tracing is off.
@@ -23,8 +23,7 @@ static TRACES: OnceLock<Traces> = OnceLock::new();
 #[derive(Debug)]
 struct Traces {
     tracer: SdkTracer,
-    sampler: Sampler,
-    clock: Monotonic,
+    decisions: Decisions,
 }
 
 /// Links of one span. A message carries up to 1,000 jobs; the SDK keeps no more than this by default.
@@ -33,13 +32,9 @@ pub const LINKS_MAX: usize = 128;
 /// Nearly every span has no more.
 const ATTRIBUTES: usize = 8;
 
-/// The tracer's provider keeps whatever is made: the sampler has decided before.
-pub(in crate::telemetry) fn install(tracer: SdkTracer, sampler: Sampler) {
-    let traces = Traces {
-        tracer,
-        sampler,
-        clock: Monotonic::start(),
-    };
+/// The tracer's provider asks the same for whatever is made elsewhere.
+pub(in crate::telemetry) fn install(tracer: SdkTracer, decisions: Decisions) {
+    let traces = Traces { tracer, decisions };
     // A second telemetry of a process is refused before it gets here.
     let _ = TRACES.set(traces);
 }
@@ -58,7 +53,7 @@ pub fn decide(parent: Option<&TraceContext>, linked: Option<bool>, jobs: usize) 
     let traces = TRACES.get()?;
     let trace = parent.map_or_else(ids::random_trace, |parent| parent.span_context().trace_id());
     let lineage = parent.map(TraceContext::is_sampled).or(linked);
-    let is_kept = traces.sampler.keeps(lineage, trace, jobs, traces.clock.ms());
+    let is_kept = traces.decisions.keeps(lineage, trace, jobs);
     let state = parent.map_or_else(TraceState::default, |parent| {
         parent.span_context().trace_state().clone()
     });
@@ -69,11 +64,11 @@ pub fn decide(parent: Option<&TraceContext>, linked: Option<bool>, jobs: usize) 
 /// that one is what its children, elsewhere, hang on.
 pub fn decide_as(subject: &str, number: u64, linked: Option<bool>) -> Option<TraceContext> {
     let traces = TRACES.get()?;
-    if traces.sampler.inherits(linked) == Some(false) {
+    if traces.decisions.inherits(linked) == Some(false) {
         return None;
     }
     let ids = ids::derived(subject, number);
-    let is_kept = traces.sampler.keeps(linked, ids.0, 1, traces.clock.ms());
+    let is_kept = traces.decisions.keeps(linked, ids.0, 1);
     Some(TraceContext::of(ids, is_kept, TraceState::default()))
 }
 
@@ -218,22 +213,11 @@ impl WorkSpan {
 mod tests {
     use super::*;
     use opentelemetry::trace::TracerProvider as _;
-    use opentelemetry_sdk::error::OTelSdkResult;
-    use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
-    use std::sync::{Arc, Mutex};
+    use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData};
+
+    use crate::telemetry::trace::kept::Kept;
 
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-
-    /// Keeps what it is given. (The SDK's own needs a feature that would compile the stack twice.)
-    #[derive(Clone, Debug, Default)]
-    struct Kept(Arc<Mutex<Vec<SpanData>>>);
-
-    impl SpanExporter for Kept {
-        async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-            self.0.lock().expect("not poisoned").extend(batch);
-            Ok(())
-        }
-    }
 
     #[test]
     fn without_tracing_nothing_is_decided() {
@@ -264,7 +248,7 @@ mod tests {
                 .build(&tracer, &process),
         );
 
-        let spans = exporter.0.lock().expect("not poisoned");
+        let spans = exporter.spans();
         let [first, second] = &spans[..] else {
             panic!("{spans:?}")
         };
