@@ -1,12 +1,13 @@
-//! What a handler in Rust makes with `tracing`, at a real collector.
+//! What a handler in Rust makes with `tracing`, and what a command is told, at a real collector.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tidegate_tests::{Collector, Received, Sandbox, TestWorkerOptions, WorkerProc};
+use tidegate_tests::{Collector, Process, Received, START_TIMEOUT, Sandbox, TestWorkerOptions, WorkerProc};
 
 use super::sampling::all_done;
 use super::traces::{attempts, hex, named, router};
+use crate::delivery::{result, submit};
 use crate::producer::{new_job, try_batch};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -83,4 +84,35 @@ async fn spans_of_a_handler_belong_to_its_attempt_and_follow_its_decision() {
         [Some(&DROPPED[3..35]), Some(&*hex(&attempt.span.trace_id))]
     );
     assert_eq!(lines[1]["span_id"].as_str(), Some(&*hex(&looked_up.span.span_id)));
+}
+
+/// It runs in a task of its own, and is in the attempt all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_is_told_the_span_of_its_attempt() {
+    let sandbox = Sandbox::new();
+    let collector = Collector::start();
+    let router = router(&sandbox, "memory:", &collector.env()).await;
+    let url = router.grpc_url();
+    let mut args = vec!["worker", "--metrics-listen", "127.0.0.1:0", "--router", &url];
+    args.extend([
+        "--queue",
+        "email",
+        "--exec",
+        "sh",
+        "-c",
+        "printf $TIDEGATE_TRACEPARENT",
+    ]);
+    let env = collector.env();
+    let env: Vec<_> = env.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let worker = Process::tidegate(&sandbox, args, &env);
+    worker.wait_for_line("ready role=worker ", START_TIMEOUT).await;
+    let id = submit(&router, "email", "{}", |_| {}).await;
+    let told = result(&router, &id).await;
+    let ended = |spans: &[Received]| !attempts(spans).is_empty();
+    let spans = collector.wait_for(PATIENCE, "the attempt", ended).await;
+    let attempt = &attempts(&spans)[0].span;
+    assert_eq!(
+        told,
+        format!("00-{}-{}-01", hex(&attempt.trace_id), hex(&attempt.span_id))
+    );
 }
