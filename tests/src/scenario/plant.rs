@@ -20,8 +20,8 @@ pub const API_NAME: &str = "tg-api";
 /// Who looks: it must be let in when everybody else is not.
 pub const MONITOR: &str = "monitor";
 
-/// Sessions at work are counted anew after 50 ms, by whoever comes first. The count is kept in sequences, because what is
-/// set in one is seen by all at once, while a row would wait for its writer's transaction. Work is done in slices of 50 ms,
+/// Sessions at work are counted anew after 100 ms, by whoever comes first. The count is kept in sequences, because what is
+/// set in one is seen by all at once, while a row would wait for its writer's transaction. Work is done in slices of 100 ms,
 /// each at the speed of its beginning, so that a knee that moves, or others that come and go, slow down what is under way. All
 /// time since the last slice counts as work, so that a busy machine does not make the plant slower than it is.
 const SCHEMA: &str = "\
@@ -37,7 +37,7 @@ DECLARE
 BEGIN
   SELECT plant.knee, a.last_value, c.last_value INTO k, n, counted
     FROM plant, plant_at_work a, plant_counted_ms c;
-  IF now_ms - counted >= 50 THEN
+  IF now_ms - counted >= 100 THEN
     PERFORM setval('plant_counted_ms', now_ms);
     PERFORM pg_stat_clear_snapshot();
     SELECT count(*) INTO n FROM pg_stat_get_activity(NULL) WHERE state = 'active' AND query LIKE 'SELECT work(%';
@@ -62,7 +62,7 @@ BEGIN
   seen := clock_timestamp();
   WHILE left_s > 0.0005 LOOP
     speed := plant_speed();
-    PERFORM pg_sleep(least(0.05, left_s / speed));
+    PERFORM pg_sleep(least(0.1, left_s / speed));
     now_at := clock_timestamp();
     left_s := left_s - speed * extract(epoch FROM now_at - seen);
     seen := now_at;
@@ -122,7 +122,8 @@ impl Plant {
 
     pub async fn look(&self) -> Result<Sessions, sqlx::Error> {
         const LOOK: &str = "SELECT count(*) FILTER (WHERE state = 'active' AND query LIKE 'SELECT work(%' \
-            AND application_name LIKE $2 || '%'), count(*) FROM pg_stat_activity WHERE usename = $1";
+            AND application_name LIKE $2 || '%'), count(*) FROM pg_stat_get_activity(NULL) \
+            WHERE usesysid = (SELECT oid FROM pg_roles WHERE rolname = $1)";
         let mut session = self.session.lock().await;
         let look = sqlx::query_as::<_, (i64, i64)>(LOOK).bind(ROLE).bind(JOBS_NAME);
         let (jobs, all) = look.fetch_one(&mut *session).await?;
