@@ -13,7 +13,7 @@ use tokio::sync::broadcast;
 use tidegate_tests::Sandbox;
 
 use crate::fixture::{
-    Fixture, START_MS, Worker, clock, costly, job, lease_of, ok, queue, redis_server, retry,
+    Fixture, START_MS, Worker, clock, costly, job, lease_of, ok, queue, redis_server, retry, settlement,
 };
 
 /// Each case becomes one test per store.
@@ -48,6 +48,7 @@ contract! {
     retries_wait_and_end_dead,
     an_old_fence_changes_nothing,
     a_settle_repeated_gets_the_same_answer,
+    many_are_settled_as_one_is,
     an_expired_lease_comes_back_once_at_once_then_later_then_dead,
     who_lost_a_job_is_known_until_it_succeeds_or_starts_afresh,
     a_broken_session_leaves_ghosts_where_it_costs,
@@ -266,6 +267,31 @@ async fn a_settle_repeated_gets_the_same_answer(f: Fixture) {
         SettleResult::Stale(JobState::Succeeded)
     );
     assert_eq!(f.stats("email").await.succeeded_total, 1);
+}
+
+/// Redis works through them in pieces, and writes several of those at once.
+async fn many_are_settled_as_one_is(f: Fixture) {
+    let policy = Policy {
+        keep_finished: 1_000,
+        ..Policy::default()
+    };
+    f.put("email", policy).await;
+    let ids = f.fill("email", 200).await;
+    let grants = f.lease("email", &Worker::new(1), 200).await.grants;
+    let items = grants
+        .iter()
+        .map(|grant| settlement(&lease_of(&grant.job), ok()))
+        .collect();
+    for answer in f.store.settle(items).await {
+        assert_eq!(answer, Ok(SettleResult::Recorded(JobState::Succeeded)));
+    }
+    let states = f
+        .store
+        .get(ids)
+        .await
+        .into_iter()
+        .map(|job| job.unwrap().unwrap().state);
+    assert_eq!(states.filter(|state| *state == JobState::Succeeded).count(), 200);
 }
 
 async fn an_expired_lease_comes_back_once_at_once_then_later_then_dead(f: Fixture) {

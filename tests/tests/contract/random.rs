@@ -3,17 +3,20 @@
 //!
 //! `TIDEGATE_TEST_SEED=n` replays one sequence, `TIDEGATE_TEST_SEQUENCES=n` runs more of them.
 
-use std::{collections::BTreeMap, fmt::Debug};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+};
 
 use bytes::Bytes;
 use fastrand::Rng;
 use tidegate_protocol::domain::{
-    Cap, CapRecord, JobId, JobState, LeaseRef, NewJob, Outcome, Policy, QueueName, ResourceCost, Retry,
+    Cap, CapRecord, Job, JobId, JobState, LeaseRef, NewJob, Outcome, Policy, QueueName, ResourceCost, Retry,
     Session, Settlement, Version,
 };
 use tidegate_store::{
     Action, CapOrder, Clock, LeaseRequest, ListRequest, QueueRecord, Reclaim, ReleaseCause, SessionRelease,
-    SettleItem, SweepRequest, Want,
+    SettleItem, StoreResult, SweepRequest, Want,
 };
 use uuid::Uuid;
 
@@ -26,6 +29,8 @@ const SEQUENCES: u64 = 1_000;
 /// Worlds at once, each with a Redis of its own.
 const LANES: u64 = 2;
 const QUEUES: [&str; 2] = ["free", "costly"];
+/// A Redis script works through its jobs in pieces of 64: so many are several of them.
+const MANY: std::ops::Range<usize> = 65..300;
 
 /// What a sequence has learned so far, from answers that were equal in all stores.
 struct World {
@@ -112,6 +117,11 @@ fn run_all(seeds: Vec<u64>) {
 
 async fn run_one(seed: u64, server: &Redis<'_>) {
     let mut world = World::new(seed, server).await;
+    if world.has_many() {
+        for name in QUEUES {
+            world.put(queue(name), Version::default()).await;
+        }
+    }
     for _ in 0..STEPS {
         world.step().await;
     }
@@ -150,8 +160,30 @@ impl World {
         self.workers[self.rng.usize(..self.workers.len())]
     }
 
+    /// Mostly a few; in some sequences sometimes many.
+    fn how_many(&mut self, few: std::ops::Range<usize>) -> usize {
+        match self.rng.u8(..16) {
+            0 if self.has_many() => self.rng.usize(MANY),
+            _ => self.rng.usize(few),
+        }
+    }
+
+    /// Of many jobs a promise leaves open in which order a session's go back, and how many more finished ones are kept than
+    /// should be until they go together: sequences with many do without.
+    fn has_many(&self) -> bool {
+        self.seed % 8 >= 6
+    }
+
+    fn keep_finished(&mut self) -> u32 {
+        match self.seed % 8 {
+            6 => *self.rng.choice(&[0, 1, 2, 3]).unwrap(),
+            7 => 100_000,
+            _ => *self.rng.choice(&[0, 1, 2, 3, 16]).unwrap(),
+        }
+    }
+
     fn some_ids(&mut self) -> Vec<JobId> {
-        let n = self.rng.usize(1..4);
+        let n = self.how_many(1..4);
         (0..n)
             .filter_map(|_| self.rng.choice(&self.ids).cloned())
             .collect()
@@ -159,8 +191,8 @@ impl World {
 
     /// Mostly leases that were granted lately; sometimes with a fence of another time.
     fn some_leases(&mut self) -> Vec<LeaseRef> {
-        let n = self.rng.usize(1..5);
-        let recent = self.leases.len().saturating_sub(12);
+        let n = self.how_many(1..5);
+        let recent = self.leases.len().saturating_sub(n.max(12));
         let mut picked = Vec::new();
         for _ in 0..n {
             let Some(lease) = self.rng.choice(&self.leases[recent..]).cloned() else {
@@ -184,6 +216,7 @@ impl World {
             20..40 => self.lease().await,
             40..58 => self.settle().await,
             58..63 => self.renew().await,
+            63..71 if self.has_many() => self.settle().await,
             63..67 => self.release_session().await,
             67..71 => self.reclaim().await,
             71..79 => self.act().await,
@@ -249,7 +282,7 @@ impl World {
     }
 
     async fn submit(&mut self) {
-        let n = self.rng.usize(1..6);
+        let n = self.how_many(1..6);
         let jobs: Vec<_> = (0..n).map(|_| self.new_job()).collect();
         let answers = same!(self, format!("submit {jobs:?}"), |store| store
             .submit(jobs.clone()));
@@ -262,7 +295,7 @@ impl World {
         for _ in 0..self.rng.usize(1..3) {
             let worker = self.worker();
             if wants.iter().all(|want| want.session != worker.session) {
-                let max = self.rng.u32(0..4);
+                let max = self.how_many(0..4) as u32;
                 wants.push(Want {
                     session: worker.session,
                     incarnation: worker.incarnation,
@@ -319,10 +352,12 @@ impl World {
     async fn settle(&mut self) {
         let leases = self.some_leases();
         let mut items = Vec::new();
+        // A store may be quicker where all are alike.
+        let outcomes = if self.rng.u8(..3) == 0 { 0..4 } else { 0..12 };
         for lease in leases {
             let error = format!("error {}", self.rng.u8(..9));
             let after_ms = *self.rng.choice(&[0, 1, 700]).unwrap();
-            let outcome = match self.rng.u8(..12) {
+            let outcome = match self.rng.u8(outcomes.clone()) {
                 0..4 => Outcome::Succeeded {
                     result: Bytes::from_static(b"r"),
                 },
@@ -343,8 +378,35 @@ impl World {
                 random: self.rng.f64(),
             });
         }
-        same!(self, format!("settle {items:?}"), |store| store
-            .settle(items.clone()));
+        let over = if items.len() < MANY.start {
+            vec![false; items.len()]
+        } else {
+            self.over(&items).await
+        };
+        same!(self, format!("settle {items:?}"), |store| async {
+            let answers = store.settle(items.clone()).await;
+            let told = answers
+                .into_iter()
+                .zip(&over)
+                .map(|(answer, over)| (!over).then_some(answer));
+            told.collect::<Vec<_>>()
+        });
+    }
+
+    /// Which of them end nothing: their job does not run, or one before them ends it. Such a job may be forgotten while many
+    /// are settled, or after.
+    async fn over(&self, items: &[SettleItem]) -> Vec<bool> {
+        let ids: Vec<JobId> = items
+            .iter()
+            .map(|item| item.settlement.lease.id.clone())
+            .collect();
+        let jobs = self.stores[0].1.store.get(ids.clone()).await;
+        let runs = |job: &Job| job.state == JobState::Running;
+        let mut seen = BTreeSet::new();
+        let ends = |(id, job): (JobId, StoreResult<Option<Job>>)| {
+            seen.insert(id) && job.is_ok_and(|job| job.as_ref().is_some_and(runs))
+        };
+        ids.into_iter().zip(jobs).map(ends).map(|ends| !ends).collect()
     }
 
     async fn renew(&mut self) {
@@ -404,11 +466,19 @@ impl World {
 
     async fn put_queue(&mut self) {
         let queue = self.queue();
+        let version = Version {
+            epoch: self.rng.u64(..3),
+            generation: self.rng.u64(..3),
+        };
+        self.put(queue, version).await;
+    }
+
+    async fn put(&mut self, queue: QueueName, version: Version) {
         let mut policy = Policy {
-            max_depth: self.rng.u64(5..60),
+            max_depth: *self.rng.choice(&[5, 20, 60, 1_000]).unwrap(),
             max_keys: 100,
             idempotency_window_ms: *self.rng.choice(&[86_400_000, 600_000, 3_000]).unwrap(),
-            keep_finished: *self.rng.choice(&[0, 1, 2, 3, 16]).unwrap(),
+            keep_finished: self.keep_finished(),
             retry: Retry {
                 max_attempts: self.rng.u32(1..4),
                 ..Retry::default()
@@ -421,10 +491,6 @@ impl World {
                 units: 1,
             }];
         }
-        let version = Version {
-            epoch: self.rng.u64(..3),
-            generation: self.rng.u64(..3),
-        };
         let record = QueueRecord {
             queue,
             policy,

@@ -64,7 +64,7 @@ local function settle_some(first, last, answers, new_heads)
     if success and sub(item, 17, PLAIN_BYTES) == success.fence then
       local member, new_head = plain and item or sub(item, 1, PLAIN_BYTES), success.start
       if not plain then new_head = new_head .. sub(item, TEXT_AT) end
-      local leases, held, n = success.leases, success.held, 2 * common
+      local leases, held, n = success.leases, success.held, #heads_put
       leases[#leases + 1], held[#held + 1] = member, member
       heads_put[n + 1], heads_put[n + 2], new_heads[id] = id, new_head, new_head
       succeeded[#succeeded + 1], answers[first + i - 2], common = id, SUCCEEDED, common + 1
