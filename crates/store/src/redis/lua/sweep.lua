@@ -115,14 +115,24 @@ local function trim_history()
   return trimmed
 end
 
+-- The server process: what HSCAN says of where it stands means something else to another one.
+local run_id
+
 -- Looks through a part of the oldest generation if its end has passed: keys of jobs that live move on, and at the end the
 -- rest is dropped. Answers how many names were forgotten.
 local function forget(kind)
   local unit = units_of(kind)[1]
   if not unit or unit * UNIT_MS > NOW then return 0 end
-  local key, cursor_field = generation_key(kind, unit), 'looked:' .. kind
+  local key, cursor_field = generation_key(kind, unit), 'scanned:' .. kind
   if kind == 'keys' then
-    local page = call('HSCAN', key, call('HGET', K.meta, cursor_field) or '0', 'COUNT', NAMES_MAX)
+    if not run_id then
+      local info = redis.pcall('INFO', 'server')
+      run_id = type(info) == 'string' and info:match('run_id:(%x+)') or ''
+    end
+    local place = run_id .. ' ' .. as_text(unit) .. ' '
+    local stored = call('HGET', K.meta, cursor_field) or ''
+    local cursor = sub(stored, 1, #place) == place and sub(stored, #place + 1) or '0'
+    local page = call('HSCAN', key, cursor, 'COUNT', NAMES_MAX)
     local names, ids = page[2], {}
     for i = 1, #names, 2 do ids[(i + 1) / 2] = sub(names[i + 1], 1, 16) end
     for i = 1, #ids, LOAD_MAX do load({unpack(ids, i, min(i + LOAD_MAX - 1, #ids))}) end
@@ -134,7 +144,7 @@ local function forget(kind)
     end
     step()
     if page[1] ~= '0' then
-      call('HSET', K.meta, cursor_field, page[1])
+      call('HSET', K.meta, cursor_field, place .. page[1])
       more = true
       return 0
     end
