@@ -53,6 +53,7 @@ contract! {
     who_lost_a_job_is_known_until_it_succeeds_or_starts_afresh,
     a_broken_session_leaves_ghosts_where_it_costs,
     a_reclaim_keeps_what_is_listed_and_returns_the_rest,
+    many_go_back_as_one_does,
     a_loss_is_taken_back_when_the_process_is_seen_again,
     the_cap_is_never_exceeded,
     an_expired_cap_sinks_to_its_safe_value,
@@ -408,6 +409,38 @@ async fn a_reclaim_keeps_what_is_listed_and_returns_the_rest(f: Fixture) {
         f.settle(&lease_of(&held[0].job), ok()).await,
         SettleResult::Recorded(JobState::Succeeded)
     );
+}
+
+/// First by a reclaim that lists every second one, then by the end of the session.
+async fn many_go_back_as_one_does(f: Fixture) {
+    let ids = f.fill("email", 300).await;
+    let old = Worker::new(1);
+    let held = f.lease("email", &old, 300).await.grants;
+    let leases: Vec<_> = held.iter().step_by(2).map(|grant| lease_of(&grant.job)).collect();
+    let new = old.reconnected(2);
+    let reclaim = Reclaim {
+        session: new.session,
+        incarnation: new.incarnation,
+        replaces: vec![old.session],
+        queues: vec![queue("email")],
+        leases: leases.clone(),
+    };
+    let answer = f.store.reclaim(reclaim).await.unwrap();
+    assert_eq!(
+        (answer.kept.len(), answer.lost.len(), answer.returned),
+        (150, 0, 150)
+    );
+    let stats = f.stats("email").await;
+    assert_eq!((stats.running, stats.ready, stats.slots), (150, 150, 150));
+    assert_eq!(f.release("email", &new, ReleaseCause::Bye).await, 150);
+    let stats = f.stats("email").await;
+    assert_eq!((stats.running, stats.ready, stats.slots), (0, 300, 0));
+    for job in f.store.get(ids).await {
+        let job = job.unwrap().unwrap();
+        assert_eq!((job.state, job.losses), (JobState::Ready, 0));
+    }
+    let again = f.lease("email", &Worker::new(3), 300).await.grants;
+    assert_eq!(again.len(), 300);
 }
 
 async fn a_loss_is_taken_back_when_the_process_is_seen_again(f: Fixture) {

@@ -6,6 +6,7 @@ mod cuts;
 mod failover;
 mod pressure;
 mod replicas;
+mod stray;
 mod unreadable;
 
 use std::time::Duration;

@@ -67,11 +67,13 @@ impl RedisStore {
         }
     }
 
-    pub(super) async fn read_jobs(&self, ids: &[JobId]) -> Vec<StoreResult<Option<Job>>> {
+    /// Outside what became of the call, inside what became of the job.
+    pub(super) async fn read_jobs(&self, ids: &[JobId]) -> Vec<StoreResult<StoreResult<Option<Job>>>> {
         let put = |call: &mut Call, id: &JobId| {
             call.id(id);
         };
-        let read = |_: &QueueName, ids: &[&JobId], reply: Reply| got(ids, reply);
+        let read =
+            |_: &QueueName, ids: &[&JobId], reply: Reply| Ok(got(ids, reply)?.into_iter().map(Ok).collect());
         let batch = Batch {
             link: &self.admin,
             operation: operations::GET,

@@ -72,8 +72,14 @@ impl KnownPolicies {
                 .map_or_else(Policy::default, |(_, policy)| policy.clone()));
         }
         let json = json.bytes()?;
-        let policy = parse(&json)?;
-        self.lock().insert(queue.clone(), (digest(&json), policy.clone()));
+        let mut known = self.lock();
+        // Jobs have been leased by then: to refuse them here would lose them one after the other. A newer version may have
+        // written what this one does not know.
+        let policy = parse(&json).unwrap_or_else(|error| {
+            tracing::error!(%queue, %error, "a policy cannot be read here: the last one that could be counts, else the default");
+            known.get(queue).map_or_else(Policy::default, |(_, policy)| policy.clone())
+        });
+        known.insert(queue.clone(), (digest(&json), policy.clone()));
         Ok(policy)
     }
 }

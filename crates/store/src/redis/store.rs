@@ -132,7 +132,8 @@ impl JobStore for RedisStore {
 
     async fn get(&self, ids: Vec<JobId>) -> Vec<StoreResult<Option<Job>>> {
         let mut answers = self.read_jobs(&ids).await;
-        let unreadable = |answer: &StoreResult<_>| matches!(answer, Err(StoreError::Corrupt(_)));
+        // That the call failed says nothing of the jobs.
+        let unreadable = |answer: &StoreResult<StoreResult<_>>| matches!(answer, Ok(Err(_)));
         for (id, answer) in ids
             .iter()
             .zip(&mut answers)
@@ -143,7 +144,7 @@ impl JobStore for RedisStore {
                 *answer = again;
             }
         }
-        answers
+        answers.into_iter().map(Result::flatten).collect()
     }
 
     async fn list(&self, request: ListRequest) -> StoreResult<JobPage> {

@@ -12,11 +12,11 @@ use crate::fixture::{Fixture, Worker, job, lease_of, ok, queue, redis_server, re
 const GONE: &str = "redis.call('HDEL', key, id)";
 /// The body's version is in the upper half of its byte 11, the head's is its first byte.
 const NEWER_BODY: &str = "redis.call('HSET', key, id, old:sub(1, 10) .. '\\144' .. old:sub(12))";
-const NEWER_HEAD: &str = "redis.call('HSET', key, id, '\\9' .. old:sub(2))";
+pub(super) const NEWER_HEAD: &str = "redis.call('HSET', key, id, '\\9' .. old:sub(2))";
 const NO_TEXT: &str = "redis.call('HSET', key, id, (old:gsub('colour', 'col\\255ur')))";
 
 /// Does `damage` to what is kept of a job in `part` of its queue; answers, in hexadecimal, what is there then.
-async fn damage(redis: &Redis<'_>, id: &JobId, part: &str, damage: &str) -> String {
+pub(super) async fn damage(redis: &Redis<'_>, id: &JobId, part: &str, damage: &str) -> String {
     let script = format!(
         "local key, id = '{{tg:{queue}:0}}:{part}', ('{local}'):gsub('..', function(two) \
            return string.char(tonumber(two, 16)) end) \
@@ -44,7 +44,7 @@ async fn page(f: &Fixture, name: &str, state: JobState) -> Vec<Job> {
     f.store.list(request).await.unwrap().jobs
 }
 
-async fn act(f: &Fixture, action: Action, ids: &[JobId]) -> Vec<ActionAnswer> {
+pub(super) async fn act(f: &Fixture, action: Action, ids: &[JobId]) -> Vec<ActionAnswer> {
     let answers = f.store.act(action, ids.to_vec()).await;
     answers.into_iter().map(Result::unwrap).collect()
 }

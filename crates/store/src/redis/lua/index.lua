@@ -48,9 +48,11 @@ end
 
 -- The lease is nobody's from now on, but counts against the cap until it would have ended.
 local function leave_ghost(lane, entry)
+  local until_ms = call('ZSCORE', K.leases[lane], entry)
+  if not until_ms then return end
   set(USED, 1)
   put(sorted_remove, K.leases[lane], entry)
-  put_scored(K.ghosts[lane], call('ZSCORE', K.leases[lane], entry), entry)
+  put_scored(K.ghosts[lane], until_ms, entry)
 end
 
 -- Takes a job out altogether; its slot, if it runs, stays as a ghost.

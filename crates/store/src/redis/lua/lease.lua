@@ -200,7 +200,7 @@ made.lease = function()
     answer[1] = 1
     set(HUNGRY, (given.are_all or ready_left(0) + ready_left(1) <= 0) and FOR_A_JOB or FOR_ANYTHING)
     -- There is more, only not in this call.
-    if tired then wake() end
+    if tired or (parts.is_handover and most == 0) then wake() end
   elseif parts.is_handover and record[HUNGRY] ~= 0 and ready_left(0) + ready_left(1) > 0 then
     -- Whom the submit has not woken.
     wake()

@@ -139,6 +139,12 @@ end
 function close_key(job, state)
   local unit = job[KEY_END]
   if unit == 0 or (state == SUCCEEDED and ends_late_enough(unit)) then return end
+  if job.aside then
+    -- It may have ended long ago, and its key be another's by now.
+    local name = key_of(body_of(job))
+    local owner = entered.keys[name] or find_names('keys', {name})[1]
+    if owner and sub(owner, 1, 16) ~= job.id then return end
+  end
   move_key(job, min(max(unit * KEY_UNIT_MS, NOW + policy.idempotency_window_ms), 4294967295 * KEY_UNIT_MS), state)
 end
 

@@ -15,7 +15,8 @@ local RUNNING_START, SUCCEEDED_START =
   string.char(FORMAT_VERSION, RUNNING), string.char(FORMAT_VERSION, SUCCEEDED)
 local no_reason, no_releases, no_error = string.char(0, O_SUCCEEDED), ('\0'):rep(4), ('\0'):rep(4)
 local function success_of(head, now)
-  if #head < HEAD_BYTES or sub(head, 1, 2) ~= RUNNING_START or byte(head, 4) % 2 == WANT_RESULT or sub(head, 111, 126) ~= NOBODY
+  if #head < HEAD_BYTES or sub(head, 1, 2) ~= RUNNING_START or byte(head, 3) > 1 or byte(head, 4) % 2 == WANT_RESULT
+    or sub(head, 111, 126) ~= NOBODY
   then
     return false
   end

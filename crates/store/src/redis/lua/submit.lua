@@ -85,10 +85,11 @@ local function remember(names, name, entry)
   local list = names.list
   if not list then
     list = names_in(names.kind, names.unit)
-    names.list, names.n = list, 0
+    names.list = list
   end
-  local n, stamped = names.n, entry .. names.stamp
-  list[n + 1], list[n + 2], names.ours[name], names.n = name, stamped, stamped, n + 2
+  -- Others put something into it as well.
+  local n, stamped = #list, entry .. names.stamp
+  list[n + 1], list[n + 2], names.ours[name] = name, stamped, stamped
 end
 
 made.submit = function()
