@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 /// Of the layout of everything below. Raise it with every change of a stored structure.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Elements of one list: more is a broken length, not data.
 const ITEMS_MAX: usize = 1 << 20;
 

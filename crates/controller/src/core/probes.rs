@@ -95,10 +95,17 @@ impl Core {
         let reading = measured.belief.take(answer, capacity, held, now.mono_ms);
         tell(&asked.resource, before, &measured.belief);
         let Some(reading) = reading else { return };
-        measured.window.add(&reading);
-        // Others that come in a wave cannot be asked to wait for the tick.
+        // Others that come in a wave cannot be asked to wait for the tick, and what was before it says nothing of it.
         let others = reading.in_use - reading.by_jobs.unwrap_or(held as f64).min(reading.in_use);
-        if governor::is_wave(&self.governor, &asked.resource, others) {
+        let is_wave = governor::is_wave(&self.governor, &asked.resource, others);
+        if is_wave {
+            measured.window = Window {
+                times: std::mem::take(&mut measured.window.times),
+                ..Window::default()
+            };
+        }
+        measured.window.add(&reading);
+        if is_wave {
             self.tick_soon(now);
         }
     }

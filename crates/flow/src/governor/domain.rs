@@ -33,6 +33,10 @@ const ABSURD: f64 = 1.5;
 const STORE_TIMEOUT_SHARE: f64 = 0.4;
 const STORE_LEASE_SHARE: f64 = 0.1;
 const STORE_CUT: f64 = 0.7;
+/// Share of a capacity that counts as all of it, and how long a wave may have it before others are taken at their word:
+/// right after its beginning it is full of jobs that are about to end.
+const FULL_POOL: f64 = 0.97;
+const FULL_S: f64 = 2.0 * EVIDENCE_S;
 /// How long others' use counts as it was last measured.
 const OTHERS_HELD_S: f64 = 30.0;
 
@@ -161,6 +165,12 @@ impl<'a> Domain<'a> {
         let sample = (in_use - by_jobs).clamp(0.0, capacity);
         let noise = state.others.or(sample).max(1.0).sqrt();
         state.others.take(sample, noise, seconds);
+        let is_full = in_use >= FULL_POOL * capacity;
+        state.full_s = if is_full { state.full_s + seconds } else { 0.0 };
+        if state.full_s >= FULL_S {
+            // Those who wait for a connection are not seen: what others have is the least of what they want.
+            state.others.value = Some(state.others.or(sample).max(sample));
+        }
     }
 
     /// Adds the tick to the window, and judges the window once it holds enough.

@@ -9,6 +9,8 @@ use crate::{codec::plain, histogram::Histogram};
 
 /// Jobs that a baseline is the plain mean of, before it follows.
 const LEARN_JOBS: u64 = 100;
+/// With so many, more are only learned while there is room.
+const LIGHT_JOBS: u64 = 20;
 /// Weight of a window of [`EVIDENCE_S`] in a baseline that follows, and how far it goes at most: faster would take an
 /// overload that begins slowly for normal, or the noise of one window for a change.
 const FOLLOW: f64 = 0.25;
@@ -123,6 +125,10 @@ impl Baseline {
     /// Takes a window's sample. `light`: the domain has room; `z`: deviations that it was slower.
     pub fn take(&mut self, sample: &Sample, light: bool, z: f64, seconds: f64) {
         if self.jobs < LEARN_JOBS {
+            // What was learned with room is not mixed with what a step of load made of it.
+            if !light && self.jobs >= LIGHT_JOBS {
+                return;
+            }
             let weight = sample.jobs / (self.jobs as f64 + sample.jobs);
             self.median.mix(weight, &sample.median);
             self.mean.mix(weight, &sample.mean);
@@ -266,6 +272,21 @@ mod tests {
             baseline.mean.ms < 1.1 * learned,
             "faster under load: it was wrong"
         );
+    }
+
+    #[test]
+    fn a_step_of_load_does_not_teach_what_is_usual() {
+        let mut baseline = Baseline::default();
+        baseline.take(&sample(100.0, 30), true, 0.0, 5.0);
+        let learned = baseline.mean.ms;
+        baseline.take(&sample(200.0, 60), false, 9.0, 5.0);
+        assert_eq!(baseline.mean.ms, learned);
+        baseline.take(&sample(110.0, 60), true, 0.0, 5.0);
+        assert!(baseline.mean.ms > learned, "with room it still learns");
+        let mut first = Baseline::default();
+        first.take(&sample(100.0, 10), false, 0.0, 5.0);
+        first.take(&sample(100.0, 10), false, 0.0, 5.0);
+        assert_eq!(first.jobs, 20, "there was never room: better than nothing");
     }
 
     #[test]

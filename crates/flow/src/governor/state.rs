@@ -70,6 +70,8 @@ pub struct DomainState {
     pub others: Smoothed,
     /// Since when they have not been measured, seconds.
     pub unmeasured_s: f64,
+    /// Since when all of it has been in use, seconds.
+    pub full_s: f64,
     pub window: Window,
     pub probe_baseline: Baseline,
     /// Of class overload: it says that the resource is full, whoever met it.
@@ -79,6 +81,7 @@ pub struct DomainState {
 plain!(DomainState {
     others,
     unmeasured_s,
+    full_s,
     window,
     probe_baseline,
     overload,

@@ -103,6 +103,24 @@ fn others_on_the_resource_are_given_way() {
 }
 
 #[test]
+fn what_others_have_of_a_full_pool_is_the_least_of_what_they_want() {
+    let cap_after = |in_use: f64, by_jobs: f64| {
+        let mut governor = Loop::default();
+        governor.settle(6, 300, 35.0);
+        let mut shared = inputs(&[("a", queue(300, by_jobs as u64))]);
+        for (in_use, by_jobs) in [(40.0, 20.0), (40.0, 20.0), (in_use, by_jobs)] {
+            let pg = shared.resources.get_mut("pg").expect("there");
+            (pg.in_use, pg.in_use_by_jobs) = (Some(in_use), Some(by_jobs));
+            governor.tick(&shared);
+        }
+        governor.tick(&shared)["a"].cap
+    };
+    // 28 of others, where 20 were known: with room beside them that may be noise. 0.95 x 50 - 1.15 x 28 is 15.
+    assert!(cap_after(43.0, 15.0) > 17, "{}", cap_after(43.0, 15.0));
+    assert_eq!(cap_after(50.0, 22.0), 15);
+}
+
+#[test]
 fn a_queue_that_costs_nothing_is_its_own_domain() {
     let mut alone = queue(100, 10);
     alone.costs.clear();

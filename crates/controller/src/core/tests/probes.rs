@@ -132,6 +132,9 @@ fn a_wave_of_others_does_not_wait_for_the_tick() {
     wave.stamp = Some(1);
     world.core.probed(&asked, Ok(wave), world.now);
     assert_eq!(world.core.next_tick_ms(), world.now.mono_ms);
+    // What was seen before it does not soften it: 0.95 x 50 - 1.15 x 15.
+    tick(&mut world, &asked, |world| Ok(others(world, 15.0)));
+    assert_eq!(caps(&world), 30);
 }
 
 #[test]
