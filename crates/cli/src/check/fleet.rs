@@ -208,18 +208,39 @@ fn judge_fleet(report: &mut Report, fleet: &v1::GetFleetResponse, version: &str)
     let other = nodes(fleet, |node| {
         node.applied.is_some_and(|applied| applied.epoch > epoch)
     });
-    report.judge(
-        "fleet.generations",
-        match other.is_empty() {
-            true => format!("all obey epoch {epoch}"),
-            false => format!("obey another leadership: {}", few(&other)),
-        },
-        unless(
-            !other.is_empty(),
-            Status::Failed,
-            "two controllers serve one store: stop one of them",
+    // Epoch 0: there was nothing to apply yet.
+    let behind = nodes(fleet, |node| {
+        node.applied
+            .is_some_and(|applied| (1..epoch).contains(&applied.epoch))
+    });
+    let (text, judged) = match (other.is_empty(), behind.is_empty()) {
+        (false, _) => (
+            format!("obey another leadership: {}", few(&other)),
+            unless(
+                true,
+                Status::Failed,
+                "two controllers serve one store: stop one of them",
+            ),
         ),
-    );
+        (true, false) => (
+            format!("have taken nothing of epoch {epoch}: {}", few(&behind)),
+            unless(
+                true,
+                Status::Warning,
+                "cut off from their controller, or attached just now: look at their logs",
+            ),
+        ),
+        _ => (
+            format!("all obey epoch {epoch}"),
+            unless(false, Status::Failed, ""),
+        ),
+    };
+    report.judge("fleet.generations", text, judged);
+    judge_resources(report, fleet);
+    judge_records(report, fleet);
+}
+
+fn judge_resources(report: &mut Report, fleet: &v1::GetFleetResponse) {
     let over: BTreeSet<String> = fleet
         .resources
         .iter()
@@ -241,6 +262,62 @@ fn judge_fleet(report: &mut Report, fleet: &v1::GetFleetResponse, version: &str)
             !over.is_empty(),
             Status::Warning,
             "after a capacity was lowered what runs drains; else look at control history",
+        ),
+    );
+    let doubted: BTreeSet<String> = fleet
+        .resources
+        .iter()
+        .filter(|resource| matches!(&*resource.probe_state, "waiting" | "held" | "distrusted"))
+        .map(|resource| format!("{}: {}", resource.resource, resource.probe_text))
+        .collect();
+    report.judge(
+        "resource.probes",
+        match doubted.is_empty() {
+            true => "every probe that is asked is believed".to_owned(),
+            false => few(&doubted),
+        },
+        unless(
+            !doubted.is_empty(),
+            Status::Warning,
+            "until then its last good word counts, or its budget alone: look at its address, its role's rights and its password",
+        ),
+    );
+}
+
+/// What the controller keeps, and whether it trusts the job store.
+fn judge_records(report: &mut Report, fleet: &v1::GetFleetResponse) {
+    let ledger = fleet.ledger.clone().unwrap_or_default();
+    let (text, judged) = match (&*ledger.error, ledger.dropped) {
+        ("", 0) => ("it is written".to_owned(), unless(false, Status::Failed, "")),
+        ("", dropped) => (
+            format!("{dropped} records were dropped since the controller's start"),
+            unless(
+                true,
+                Status::Warning,
+                "control history has gaps: the ledger's database is too slow",
+            ),
+        ),
+        (error, _) => (
+            error.to_owned(),
+            unless(
+                true,
+                Status::Failed,
+                "jobs go on, but no edit and no history is kept: look at the ledger's database",
+            ),
+        ),
+    };
+    report.judge("controller.ledger", text, judged);
+    let refused = fleet.store.clone().unwrap_or_default().refused;
+    report.judge(
+        "store.trusted",
+        match refused.is_empty() {
+            true => "the controller trusts the job store".to_owned(),
+            false => refused.clone(),
+        },
+        unless(
+            !refused.is_empty(),
+            Status::Failed,
+            "tidegate control accept-store, once you know what was lost",
         ),
     );
 }
@@ -392,7 +469,7 @@ mod tests {
         };
         assert_eq!(judge(&healthy()).failed(), 0);
         type Fault = fn(&mut v1::GetFleetResponse);
-        let faults: [(&str, Status, Fault); 7] = [
+        let faults: [(&str, Status, Fault); 12] = [
             ("controller.leads", Status::Failed, |fleet| fleet.leader = false),
             ("fleet.routers", Status::Failed, |fleet| {
                 drop(fleet.nodes.remove(0))
@@ -408,6 +485,36 @@ mod tests {
                 fleet.nodes[1].applied = Some(v1::Version {
                     epoch: 4,
                     generation: 1,
+                });
+            }),
+            ("fleet.generations", Status::Warning, |fleet| {
+                fleet.nodes[1].applied = Some(v1::Version {
+                    epoch: 2,
+                    generation: 40,
+                });
+            }),
+            ("resource.probes", Status::Warning, |fleet| {
+                fleet.resources.push(v1::ResourceUse {
+                    probe_state: "held".to_owned(),
+                    ..Default::default()
+                });
+            }),
+            ("controller.ledger", Status::Failed, |fleet| {
+                fleet.ledger = Some(v1::LedgerStatus {
+                    error: "the disk is full".to_owned(),
+                    ..Default::default()
+                });
+            }),
+            ("controller.ledger", Status::Warning, |fleet| {
+                fleet.ledger = Some(v1::LedgerStatus {
+                    dropped: 3,
+                    ..Default::default()
+                });
+            }),
+            ("store.trusted", Status::Failed, |fleet| {
+                fleet.store = Some(v1::StoreStatus {
+                    refused: "it is older than what was seen".to_owned(),
+                    ..Default::default()
                 });
             }),
             ("resource.budget", Status::Warning, |fleet| {
