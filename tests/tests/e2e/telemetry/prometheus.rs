@@ -149,6 +149,29 @@ fn every_alert_is_proven_and_has_a_runbook() {
     }
 }
 
+/// What a page says to look at is there.
+#[test]
+fn runbooks_name_panels_by_their_titles() {
+    let dashboard = dashboard();
+    let titles: BTreeSet<String> = panels(&dashboard).into_iter().map(|(title, _)| title).collect();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations/runbooks");
+    let mut named = 0;
+    for page in std::fs::read_dir(folder).expect("the runbooks") {
+        let path = page.expect("a page").path();
+        let text = std::fs::read_to_string(&path).expect("a readable page");
+        for part in text.split("anel *").skip(1) {
+            let title = part.split('*').next().expect("a title");
+            assert!(
+                titles.contains(title),
+                "{}: no panel is called {title:?}",
+                path.display()
+            );
+            named += 1;
+        }
+    }
+    assert!(named >= 3, "{named}");
+}
+
 /// A panel nobody can read is left out: each says its unit and what to do about it.
 #[test]
 fn the_dashboard_is_one_that_can_be_used() {
@@ -288,6 +311,13 @@ async fn every_expression_gives_data_in_a_real_fleet() {
     for (rule, expression, _) in rules() {
         for selector in selectors(&expression) {
             open.insert(format!("rule {rule}: {selector}"), selector);
+        }
+        // What it compares must be there as well, joined by the labels that it joins by. promtool shows when it fires.
+        if rule != "TidegateMetricsAbsent" {
+            let compared = [" > ", " < ", " == "].iter().fold(expression, |text, sign| {
+                text.replace(sign, &format!("{sign}bool "))
+            });
+            open.insert(format!("rule {rule}"), compared);
         }
     }
     open.retain(|what, _| !EXCEPTIONS.iter().any(|(exception, _)| exception == what));
