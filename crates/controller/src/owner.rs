@@ -9,7 +9,7 @@ use tidegate_chassis::{
     CancellationToken,
     admin::Readiness,
     clock::{self, Monotonic},
-    telemetry::trace::{Since, WorkSpan},
+    telemetry::trace::{Since, TraceContext, WorkSpan},
 };
 use tidegate_protocol::v1;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -274,6 +274,8 @@ impl Owner {
     }
 
     fn tell(&mut self, decision: Decision) {
+        let tick = self.tick.as_ref().map(WorkSpan::context);
+        let within = tick.as_ref().map(TraceContext::enter);
         tracing::info!(
             queue = %decision.queue,
             reason = decision.reason.as_str(),
@@ -286,8 +288,8 @@ impl Owner {
             text = decision.text,
             "decided"
         );
+        drop(within);
         self.metrics.decided(&decision);
-        let tick = self.tick.as_ref().map(WorkSpan::context);
         trace::decision(&decision, tick.as_ref());
         self.scribe.write(Record::Decision(decision.clone()));
         // Nobody watching is the usual case.

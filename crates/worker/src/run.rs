@@ -159,7 +159,8 @@ fn panicked(panic: &(dyn Any + Send)) -> Verdict {
     let text = text
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
-    tracing::error!(panic = text, "handler panicked");
+    // The text may hold the payload: it is in the job's error.
+    tracing::error!("handler panicked");
     JobError::retry(format!("handler panicked: {text}"))
         .with_class(FailureClass::Job)
         .into()

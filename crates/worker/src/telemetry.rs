@@ -245,15 +245,16 @@ impl Traced {
     /// `previous_fence`: of the attempt before, 0 if there was none. Ids of attempts follow from job and fence, so it is all
     /// that is needed to link to that one.
     pub(crate) fn begin(context: &JobContext, previous_fence: u64) -> Self {
-        if !is_on() {
-            return Self {
-                log: log_span(context),
-                span: None,
-                within: None,
-            };
-        }
         let submit = context.traceparent();
         let submit = submit.and_then(|text| TraceContext::parse(text, context.tracestate()));
+        if !is_on() {
+            // Nobody keeps a span here; log lines name the producer's trace all the same.
+            return Self {
+                log: log_span_within(context, submit.as_ref()),
+                span: None,
+                within: submit,
+            };
+        }
         let job_id = context.job_id().text();
         let is_kept = submit.as_ref().map(TraceContext::is_sampled);
         let decided = decide_as(&job_id, context.fence(), is_kept);

@@ -71,7 +71,7 @@ pub struct Telemetry {
 /// A second call, an invalid `RUST_LOG`, or OTLP settings that cannot be used.
 pub fn init(service: &'static str, opts: TelemetryOptions) -> anyhow::Result<Telemetry> {
     crate::tls_provider();
-    let plan = otlp::Plan::from_env(env);
+    let plan = otlp::Plan::from_env(env)?;
     if plan.any() && tokio::runtime::Handle::try_current().is_err() {
         anyhow::bail!("OTLP export needs a tokio runtime: call telemetry::init inside it");
     }

@@ -30,25 +30,34 @@ pub(super) struct Plan {
 impl Plan {
     /// A signal is exported when it or all signals have an endpoint, or it is switched on by name, unless it is switched
     /// off. (By the specification it would be exported to localhost without any of that: not where nobody asked for it.)
-    pub(super) fn from_env(env: impl Fn(&str) -> Option<String>) -> Self {
+    ///
+    /// # Errors
+    /// An exporter that there is none of.
+    pub(super) fn from_env(env: impl Fn(&str) -> Option<String>) -> anyhow::Result<Self> {
         let get = |name: &str| {
             env(name)
                 .map(|text| text.trim().to_owned())
                 .filter(|text| !text.is_empty())
         };
         let disabled = get("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true"));
-        let wanted = |signal: &str| {
+        let wanted = |signal: &str, exporters: &[&str]| {
             let endpoint = get(&format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"))
                 .or_else(|| get("OTEL_EXPORTER_OTLP_ENDPOINT"));
-            let exporter = get(&format!("OTEL_{signal}_EXPORTER"));
-            // The variable is a list; `none` or `prometheus` alone means no OTLP.
-            let named = exporter.map(|list| list.split(',').any(|item| item.trim() == "otlp"));
-            !disabled && named.unwrap_or(endpoint.is_some())
+            let name = format!("OTEL_{signal}_EXPORTER");
+            let Some(list) = get(&name) else {
+                return Ok(!disabled && endpoint.is_some());
+            };
+            // `none` or `prometheus` alone means no OTLP.
+            let items: Vec<&str> = list.split(',').map(str::trim).collect();
+            if items.iter().any(|item| !exporters.contains(item)) {
+                bail!("{name}={list}: use {}", exporters.join(" or "));
+            }
+            Ok(!disabled && items.contains(&"otlp"))
         };
-        Self {
-            traces: wanted("TRACES"),
-            metrics: wanted("METRICS"),
-        }
+        Ok(Self {
+            traces: wanted("TRACES", &["otlp", "none"])?,
+            metrics: wanted("METRICS", &["otlp", "prometheus", "none"])?,
+        })
     }
 
     pub(super) fn any(&self) -> bool {
@@ -118,6 +127,7 @@ mod tests {
             let found = variables.iter().find(|(key, _)| *key == name);
             found.map(|(_, value)| (*value).to_owned())
         });
+        let plan = plan.expect("exporters that there are");
         (plan.traces, plan.metrics)
     }
 

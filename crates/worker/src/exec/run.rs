@@ -26,7 +26,8 @@ pub(super) async fn run(plan: Arc<Plan>, job: Job, done: oneshot::Sender<Verdict
             let end = attend(guard, &plan, &job, &mut done).await;
             if end.code != Some(0) {
                 let job_id = job.context.job_id();
-                tracing::info!(%job_id, code = end.code, stderr = end.stderr, "command failed");
+                // What it wrote is the app's, and may hold the payload: it is in the job's error.
+                tracing::info!(%job_id, code = end.code, "command failed");
             }
             outcome::of(end)
         }

@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
-use tidegate_tests::{Answer, App, Collector, Process, Redis, RedisOptions, Sandbox};
+use tidegate_tests::{
+    Answer, App, Collector, Process, Redis, RedisOptions, START_TIMEOUT, Sandbox, eventually,
+};
 
-use super::fleet::Fleet;
-use crate::producer::{new_job, try_batch};
+use super::{fleet::Fleet, traces::router};
+use crate::{
+    delivery::{job, submit},
+    producer::{new_job, try_batch},
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -105,6 +110,35 @@ async fn payloads_and_secrets_are_in_no_log_metric_or_trace() {
         processes[2].contains("\"trace_id\""),
         "a line of an attempt names its trace:\n{}",
         processes[2]
+    );
+}
+
+/// What a command writes is the job's error, for who may read the job, and in no log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_command_writes_is_in_no_log() {
+    let sandbox = Sandbox::new();
+    let router = router(&sandbox, "memory:", &[]).await;
+    let url = router.grpc_url();
+    let mut args = vec!["worker", "--metrics-listen", "127.0.0.1:0", "--router", &url];
+    args.extend(["--queue", "email", "--exec", "sh", "-c", "cat >&2; exit 1"]);
+    let worker = Process::tidegate(&sandbox, args, &[("RUST_LOG", "info,tidegate_worker=trace")]);
+    worker.wait_for_line("ready role=worker ", START_TIMEOUT).await;
+    let id = submit(&router, "email", PAYLOAD, |_| {}).await;
+    worker.wait_for_line("command failed", PATIENCE).await;
+    let error = eventually(PATIENCE, "the error", async || {
+        let error = job(&router, &id).await?.error;
+        (!error.is_empty()).then_some(error)
+    })
+    .await;
+    assert!(error.contains(PAYLOAD), "{error}");
+    assert_clean(
+        "a log",
+        &format!(
+            "{}{}{}",
+            worker.stdout(),
+            worker.stderr(),
+            router.process.stdout()
+        ),
     );
 }
 

@@ -111,6 +111,11 @@ async fn what_cannot_be_obeyed_is_said_at_the_start() {
             "export is by grpc only",
         ),
         (
+            "OTEL_TRACES_EXPORTER",
+            "zipkin",
+            "OTEL_TRACES_EXPORTER=zipkin: use otlp or none",
+        ),
+        (
             "OTEL_BSP_MAX_QUEUE_SIZE",
             "many",
             "OTEL_BSP_MAX_QUEUE_SIZE=many: use a whole number",

@@ -21,11 +21,11 @@ const SPANS: [(&str, &str); 4] = [
     ("render", "process email"),
 ];
 
-async fn worker(sandbox: &Sandbox, router: &str, collector: &Collector) -> WorkerProc {
+async fn worker(sandbox: &Sandbox, router: &str, env: Vec<(String, String)>) -> WorkerProc {
     let options = TestWorkerOptions {
         queues: vec![("email".to_owned(), "traced".to_owned())],
         name: "traced".to_owned(),
-        env: collector.env(),
+        env,
         ..TestWorkerOptions::default()
     };
     WorkerProc::start_test_worker(sandbox, &[router.to_owned()], options).await
@@ -44,7 +44,7 @@ async fn spans_of_a_handler_belong_to_its_attempt_and_follow_its_decision() {
     let sandbox = Sandbox::new();
     let collector = Collector::start();
     let router = router(&sandbox, "memory:", &collector.env()).await;
-    let worker = worker(&sandbox, &router.grpc_url(), &collector).await;
+    let worker = worker(&sandbox, &router.grpc_url(), collector.env()).await;
     for (done, traceparent) in [(1, DROPPED), (2, KEPT)] {
         let mut job = new_job("email", "{}".to_owned());
         job.traceparent = traceparent.to_owned();
@@ -84,6 +84,21 @@ async fn spans_of_a_handler_belong_to_its_attempt_and_follow_its_decision() {
         [Some(&DROPPED[3..35]), Some(&*hex(&attempt.span.trace_id))]
     );
     assert_eq!(lines[1]["span_id"].as_str(), Some(&*hex(&looked_up.span.span_id)));
+}
+
+/// Nobody collects anything: the lines of an attempt still say whose trace it belongs to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_lines_name_the_trace_without_a_collector() {
+    let sandbox = Sandbox::new();
+    let router = router(&sandbox, "memory:", &[]).await;
+    let worker = worker(&sandbox, &router.grpc_url(), Vec::new()).await;
+    let mut job = new_job("email", "{}".to_owned());
+    job.traceparent = KEPT.to_owned();
+    try_batch(router.grpc_url(), &[job]).await.expect("taken");
+    all_done(&router.grpc_url(), 1).await;
+    let lines = lines(&worker);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!(lines[0]["trace_id"].as_str(), Some(&KEPT[3..35]), "{lines:?}");
 }
 
 /// It runs in a task of its own, and is in the attempt all the same.

@@ -82,8 +82,16 @@ impl SpanProcessor for Bounded {
             return;
         }
         if let Some(max) = self.value_length_max {
+            let of_events = span
+                .events
+                .events
+                .iter_mut()
+                .flat_map(|event| &mut event.attributes);
+            let of_links = span.links.links.iter_mut().flat_map(|link| &mut link.attributes);
             span.attributes
                 .iter_mut()
+                .chain(of_events)
+                .chain(of_links)
                 .for_each(|attribute| cut(&mut attribute.value, max));
         }
         self.batches.on_end(span);
@@ -147,7 +155,7 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
 mod tests {
     use super::*;
     use opentelemetry::KeyValue;
-    use opentelemetry::trace::{Tracer as _, TracerProvider as _};
+    use opentelemetry::trace::{Span as _, Tracer as _, TracerProvider as _};
     use opentelemetry_sdk::error::OTelSdkError;
     use opentelemetry_sdk::trace::SdkTracerProvider;
     use std::sync::Mutex;
@@ -192,7 +200,8 @@ mod tests {
                 let builder = tracer
                     .span_builder("x")
                     .with_attributes([KeyValue::new("a", "äöü")]);
-                drop(builder.start(&tracer));
+                let mut span = builder.start(&tracer);
+                span.add_event("e", vec![KeyValue::new("a", "äöü")]);
             }
         };
         spans(5);
@@ -211,5 +220,7 @@ mod tests {
         );
         let kept = kept.lock().expect("not poisoned");
         assert!(kept.iter().all(|span| span.attributes[0].value.as_str() == "äö"));
+        let of_event = |span: &SpanData| span.events.events[0].attributes[0].value.as_str() == "äö";
+        assert!(kept.iter().all(of_event));
     }
 }
