@@ -7,12 +7,17 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
     time::Duration,
 };
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::Handle,
+    signal::unix::{SignalKind, signal},
+    task::spawn_blocking,
+};
 
 /// Submits in flight.
 pub const LANES: usize = 64;
@@ -56,15 +61,18 @@ where
         }
         "rate" => {
             let total = (first * second) as u64;
-            let mut answers = Vec::new();
-            while sent.load(Ordering::Relaxed) < total {
-                let due = total.min((elapsed() * first) as u64 + 1);
-                for id in sent.swap(due, Ordering::Relaxed)..due {
+            let runtime = Handle::current();
+            // A thread, because the runtime's timer knows whole milliseconds.
+            let send = move || {
+                let jobs = (0..total).map(|id| {
                     let at = start + (id as f64 / first * 1e9) as u64;
-                    answers.push(tokio::spawn(add(vec![payload(id, at)])));
-                }
-                tokio::time::sleep(Duration::from_micros(500)).await;
-            }
+                    thread::sleep(Duration::from_nanos(at.saturating_sub(now_ns())));
+                    runtime.spawn(add(vec![payload(id, at)]))
+                });
+                jobs.collect::<Vec<_>>()
+            };
+            let answers = spawn_blocking(send).await.expect("the generator ends");
+            sent.store(total, Ordering::Relaxed);
             join_all(answers).await;
         }
         _ => loop {
