@@ -50,7 +50,8 @@ def submit(mode, first, second = 0)
   when 'rate'
     while sent < first * second
       at = start + (sent / first * 1e9).to_i
-      sleep((at - now) / 1e9) if at > now
+      left = at - now
+      sleep(left / 1e9) if left > 0
       BenchJob.perform_async(payload(sent, at))
       sent += 1
     end
