@@ -77,6 +77,7 @@ fn generate(root: &Path) -> Result<Vec<(&'static str, Vec<u8>)>> {
         .build_server(true)
         // Payloads are slices of the received frame, not copies of it.
         .bytes(".")
+        .codec_path("crate::codec::Messages")
         .emit_rerun_if_changed(false)
         .out_dir(scratch.path())
         .compile_fds(descriptors.clone())

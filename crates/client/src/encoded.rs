@@ -3,11 +3,10 @@
 
 use bytes::Bytes;
 use prost::Message;
-use tidegate_protocol::{limits::MESSAGE_BYTES_MAX, v1};
+use tidegate_protocol::{codec::Messages, limits::MESSAGE_BYTES_MAX, v1};
 use tonic::{
     GrpcMethod, Request, Response, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel,
 };
-use tonic_prost::ProstCodec;
 
 const SERVICE: &str = "tidegate.v1.JobService";
 const METHOD: &str = "SubmitJobs";
@@ -56,7 +55,7 @@ pub(crate) async fn submit_jobs(
     let not_ready = |error| Status::unknown(format!("service was not ready: {error}"));
     grpc.ready().await.map_err(not_ready)?;
     request.extensions_mut().insert(GrpcMethod::new(SERVICE, METHOD));
-    let codec = ProstCodec::<EncodedJobs, v1::SubmitJobsResponse>::default();
+    let codec = Messages::<EncodedJobs, v1::SubmitJobsResponse>::default();
     grpc.unary(request, PathAndQuery::from_static(PATH), codec).await
 }
 

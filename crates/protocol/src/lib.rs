@@ -4,6 +4,7 @@
 //! No I/O, no clock, no randomness. Servers turn wire types into domain types at a handler's first line and back on the
 //! way out; everything between speaks [`domain`] only.
 
+pub mod codec;
 pub mod convert;
 pub mod domain;
 pub mod limits;

@@ -145,7 +145,7 @@ pub mod external_scaler_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/externalscaler.ExternalScaler/IsActive");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -163,7 +163,7 @@ pub mod external_scaler_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/externalscaler.ExternalScaler/StreamIsActive");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -178,7 +178,7 @@ pub mod external_scaler_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/externalscaler.ExternalScaler/GetMetricSpec");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -193,7 +193,7 @@ pub mod external_scaler_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/externalscaler.ExternalScaler/GetMetrics");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -326,7 +326,7 @@ pub mod external_scaler_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = IsActiveSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -364,7 +364,7 @@ pub mod external_scaler_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StreamIsActiveSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -399,7 +399,7 @@ pub mod external_scaler_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetMetricSpecSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -437,7 +437,7 @@ pub mod external_scaler_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetMetricsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

@@ -742,7 +742,7 @@ pub mod lease_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.LeaseService/Lease");
             let mut req = request.into_streaming_request();
             req.extensions_mut()
@@ -867,7 +867,7 @@ pub mod lease_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = LeaseSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1448,7 +1448,7 @@ pub mod control_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.ControlService/Attach");
             let mut req = request.into_streaming_request();
             req.extensions_mut()
@@ -1573,7 +1573,7 @@ pub mod control_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = AttachSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2072,7 +2072,7 @@ pub mod job_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.JobService/SubmitJob");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -2088,7 +2088,7 @@ pub mod job_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.JobService/SubmitJobs");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -2103,7 +2103,7 @@ pub mod job_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.JobService/GetJob");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -2119,7 +2119,7 @@ pub mod job_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.JobService/ListJobs");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -2135,7 +2135,7 @@ pub mod job_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.JobService/CancelJobs");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -2151,7 +2151,7 @@ pub mod job_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.JobService/RedriveJobs");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -2167,7 +2167,7 @@ pub mod job_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.JobService/DeleteJobs");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -2187,7 +2187,7 @@ pub mod job_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.JobService/ActOnJobs");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -2206,7 +2206,7 @@ pub mod job_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.JobService/WatchJob");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -2374,7 +2374,7 @@ pub mod job_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SubmitJobSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2411,7 +2411,7 @@ pub mod job_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SubmitJobsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2445,7 +2445,7 @@ pub mod job_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetJobSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2479,7 +2479,7 @@ pub mod job_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListJobsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2516,7 +2516,7 @@ pub mod job_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CancelJobsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2553,7 +2553,7 @@ pub mod job_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RedriveJobsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2590,7 +2590,7 @@ pub mod job_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeleteJobsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2625,7 +2625,7 @@ pub mod job_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ActOnJobsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2660,7 +2660,7 @@ pub mod job_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = WatchJobSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2896,7 +2896,7 @@ pub mod queue_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.QueueService/ListQueues");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -2911,7 +2911,7 @@ pub mod queue_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.QueueService/GetQueue");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -2927,7 +2927,7 @@ pub mod queue_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.QueueService/PauseQueue");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -2942,7 +2942,7 @@ pub mod queue_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.QueueService/ResumeQueue");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -3074,7 +3074,7 @@ pub mod queue_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListQueuesSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3108,7 +3108,7 @@ pub mod queue_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetQueueSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3145,7 +3145,7 @@ pub mod queue_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PauseQueueSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3182,7 +3182,7 @@ pub mod queue_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ResumeQueueSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3828,7 +3828,7 @@ pub mod tuning_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.TuningService/GetPolicy");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -3843,7 +3843,7 @@ pub mod tuning_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.TuningService/ListPolicies");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -3858,7 +3858,7 @@ pub mod tuning_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.TuningService/ApplyPolicy");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -3873,7 +3873,7 @@ pub mod tuning_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.TuningService/DeletePolicy");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -3888,7 +3888,7 @@ pub mod tuning_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.TuningService/GetResource");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -3903,7 +3903,7 @@ pub mod tuning_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.TuningService/ListResources");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -3918,7 +3918,7 @@ pub mod tuning_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.TuningService/ApplyResource");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -3933,7 +3933,7 @@ pub mod tuning_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.TuningService/DeleteResource");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -3949,7 +3949,7 @@ pub mod tuning_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.TuningService/History");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -3965,7 +3965,7 @@ pub mod tuning_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.TuningService/Freeze");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -3980,7 +3980,7 @@ pub mod tuning_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.TuningService/Unfreeze");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -3996,7 +3996,7 @@ pub mod tuning_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.TuningService/Pin");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -4011,7 +4011,7 @@ pub mod tuning_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.TuningService/Unpin");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -4027,7 +4027,7 @@ pub mod tuning_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.TuningService/Explain");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -4045,7 +4045,7 @@ pub mod tuning_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.TuningService/WatchDecisions");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -4060,7 +4060,7 @@ pub mod tuning_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.TuningService/GetFleet");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -4076,7 +4076,7 @@ pub mod tuning_service_client {
                 .ready()
                 .await
                 .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Messages::default();
             let path = http::uri::PathAndQuery::from_static("/tidegate.v1.TuningService/AcceptStore");
             let mut req = request.into_request();
             req.extensions_mut()
@@ -4266,7 +4266,7 @@ pub mod tuning_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetPolicySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4304,7 +4304,7 @@ pub mod tuning_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListPoliciesSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4342,7 +4342,7 @@ pub mod tuning_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ApplyPolicySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4380,7 +4380,7 @@ pub mod tuning_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeletePolicySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4418,7 +4418,7 @@ pub mod tuning_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetResourceSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4456,7 +4456,7 @@ pub mod tuning_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListResourcesSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4494,7 +4494,7 @@ pub mod tuning_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ApplyResourceSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4532,7 +4532,7 @@ pub mod tuning_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeleteResourceSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4566,7 +4566,7 @@ pub mod tuning_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = HistorySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4600,7 +4600,7 @@ pub mod tuning_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = FreezeSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4634,7 +4634,7 @@ pub mod tuning_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = UnfreezeSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4668,7 +4668,7 @@ pub mod tuning_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PinSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4702,7 +4702,7 @@ pub mod tuning_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = UnpinSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4736,7 +4736,7 @@ pub mod tuning_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ExplainSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4777,7 +4777,7 @@ pub mod tuning_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = WatchDecisionsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4811,7 +4811,7 @@ pub mod tuning_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetFleetSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4849,7 +4849,7 @@ pub mod tuning_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = AcceptStoreSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Messages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
