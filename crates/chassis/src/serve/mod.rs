@@ -6,6 +6,7 @@ mod health;
 mod limits;
 mod paced;
 mod peer;
+mod routes;
 mod rpc;
 
 use std::sync::Arc;
@@ -15,7 +16,6 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::server::NamedService;
-use tonic::service::{Routes, RoutesBuilder};
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Server, ServerTlsConfig};
 
@@ -26,6 +26,8 @@ pub use limits::{Limits, MESSAGE_BYTES_MAX};
 pub use peer::{Hold, PeerInfo};
 pub use rpc::{Answer, Unanswered};
 
+use self::routes::{Handled, Routes};
+use self::rpc::{Calls, Known};
 use crate::admin::Readiness;
 
 /// Why a server could not start or stopped.
@@ -42,7 +44,7 @@ pub enum ServeError {
 /// A gRPC server: services, health, optional reflection, limits. Built, then served once.
 pub struct GrpcServer {
     limits: Limits,
-    routes: RoutesBuilder,
+    routes: Routes,
     services: Vec<&'static str>,
     readiness: Readiness,
     health: HealthHandle,
@@ -56,7 +58,7 @@ impl GrpcServer {
     pub fn new(readiness: Readiness) -> Self {
         Self {
             limits: Limits::default(),
-            routes: RoutesBuilder::default(),
+            routes: Routes::default(),
             services: Vec::new(),
             readiness,
             health: HealthHandle::new(),
@@ -76,16 +78,18 @@ impl GrpcServer {
     /// not limit what it sends.
     pub fn add_service<S>(mut self, service: S) -> Self
     where
-        S: tower_service::Service<http::Request<Body>, Error = std::convert::Infallible>
-            + NamedService
+        S: tower_service::Service<
+                http::Request<Body>,
+                Response = http::Response<Body>,
+                Error = std::convert::Infallible,
+                Future = Handled,
+            > + NamedService
             + Clone
             + Send
             + Sync
             + 'static,
-        S::Response: axum::response::IntoResponse,
-        S::Future: Send + 'static,
     {
-        self.routes.add_service(service);
+        self.routes.add(service);
         self.services.push(S::NAME);
         self
     }
@@ -126,7 +130,7 @@ impl GrpcServer {
         let health = self.health.clone();
         let readiness = self.readiness.clone();
         let services: Arc<[&'static str]> = self.services.clone().into();
-        let (server, routes) = self.build()?;
+        let (server, calls) = self.build()?;
 
         let incoming = TcpIncoming::from(listener)
             .with_nodelay(Some(true))
@@ -134,7 +138,7 @@ impl GrpcServer {
         let incoming = connections::bounded(incoming, &limits);
         let begin_drain = CancellationToken::new();
         let serving = server.serve_with_incoming_shutdown(
-            routes.prepare(),
+            calls,
             incoming.boxed(),
             begin_drain.clone().cancelled_owned(),
         );
@@ -164,29 +168,23 @@ impl GrpcServer {
         Ok(())
     }
 
-    fn build(self) -> Result<(Server, Routes), ServeError> {
+    fn build(self) -> Result<(Server, Calls), ServeError> {
         let mut routes = self.routes;
-        routes.add_service(self.health.service());
+        routes.add(self.health.service());
         if !self.reflection.is_empty() {
             let mut builder = tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
             for descriptors in self.reflection {
                 builder = builder.register_encoded_file_descriptor_set(descriptors);
             }
-            routes.add_service(builder.build_v1().map_err(ServeError::Reflection)?);
+            routes.add(builder.build_v1().map_err(ServeError::Reflection)?);
         }
-        let known = self.services.into();
-        let calls = rpc::Calls {
-            known,
-            answer: self.answer,
-            unread_bytes_max: self.limits.unread_bytes_max,
-        };
-        let routes = rpc::observed(routes.routes(), calls);
+        let known = Known::new(routes, self.services, self.answer, self.limits.unread_bytes_max);
         let mut server = self.limits.apply(Server::builder());
         if let Some(tls) = self.tls {
             server = server.tls_config(tls).map_err(ServeError::Tls)?;
         }
-        Ok((server, routes))
+        Ok((server, Calls(Arc::new(known))))
     }
 }
 

@@ -7,9 +7,11 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use http::{HeaderMap, HeaderValue};
 use http_body::{Frame, SizeHint};
+use tonic::Status;
+use tonic::body::Body;
 
 use super::peer::{PeerInfo, Unread};
 
@@ -63,12 +65,12 @@ impl Paced {
 
 impl http_body::Body for Paced {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = Status;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if self.is_refused {
             return Poll::Ready(None);
         }
@@ -123,8 +125,13 @@ mod tests {
     fn a_large_answer_is_given_out_in_pieces_and_counts_until_it_is_read() {
         let peer = PeerInfo::new(None);
         let answer = vec![7; 3 * PIECE_BYTES + 1];
-        let paced =
-            |peer: &PeerInfo| Paced::new(Body::from(answer.clone()), Some(peer.clone()), answer.len());
+        let paced = |peer: &PeerInfo| {
+            Paced::new(
+                Body::new(axum::body::Body::from(answer.clone())),
+                Some(peer.clone()),
+                answer.len(),
+            )
+        };
         let mut first = paced(&peer);
         let mut got = next(&mut first)
             .and_then(|frame| frame.into_data().ok())

@@ -1,26 +1,27 @@
 //! What every call gets, in one place instead of in each handler: `rpc.server.call.duration`, an answer where tonic or a
 //! panic would have spoken for us, and a bound on what waits to be read.
 //!
-//! The status of a gRPC call stands in the trailers, after the body, so the body is watched to its end. A call
-//! whose body is dropped before counts as CANCELLED: the client went away.
+//! The status of a gRPC call stands in the trailers, after the body, so the body is watched to its end. A call that is
+//! dropped before counts as CANCELLED: the client went away.
 
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use axum::body::{Body, Bytes};
-use axum::extract::Request;
-use axum::middleware::{Next, from_fn};
-use axum::response::Response;
+use axum::body::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue};
+use futures_util::future::CatchUnwind;
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Frame, SizeHint};
-use tonic::Code;
-use tonic::service::Routes;
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower_service::Service;
 
 use super::paced::Paced;
 use super::peer::PeerInfo;
+use super::routes::{Handled, Routes, service_of};
 use crate::clock::Monotonic;
 use crate::telemetry::rpc::code_name;
 use crate::telemetry::{Histogram, KeyValue, meter, metric::RPC_SERVER_DURATION};
@@ -40,46 +41,112 @@ pub enum Unanswered {
 }
 
 /// Makes the answer of a call that has none of its handler.
-pub type Answer = fn(Unanswered) -> http::Response<tonic::body::Body>;
+pub type Answer = fn(Unanswered) -> Response<Body>;
 
 /// What is to be known about every call.
-pub(super) struct Calls {
+pub(super) struct Known {
+    pub routes: Routes,
     /// The services whose calls are named.
-    pub known: Arc<[&'static str]>,
+    pub names: Vec<&'static str>,
     pub answer: Answer,
     pub unread_bytes_max: usize,
+    duration: Histogram<f64>,
 }
 
-/// The routes with every call measured and guarded.
-pub(super) fn observed(routes: Routes, calls: Calls) -> Routes {
-    let Calls {
-        known,
-        answer: answer_for,
-        unread_bytes_max,
-    } = calls;
-    let duration = RPC_SERVER_DURATION.f64_histogram(&meter());
-    let observe = from_fn(move |request: Request, next: Next| {
-        let call = Call::begin(request.uri().path(), &known, duration.clone());
-        let peer = request.extensions().get::<PeerInfo>().cloned();
-        async move {
-            let answer = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
-                Ok(answer) => match unread_by_handler(answer.headers()) {
-                    Some(why) => answer_for(why).map(Body::new),
-                    None => answer,
-                },
-                Err(_panic) => {
-                    // What it said is in the log already: the process's panic hook wrote it.
-                    tracing::error!(
-                        method = call.method,
-                        "a handler panicked; its call is answered INTERNAL"
-                    );
-                    answer_for(Unanswered::Panicked).map(Body::new)
-                }
-            };
-            call.watch(answer, |body| Paced::new(body, peer, unread_bytes_max))
+impl Known {
+    pub fn new(routes: Routes, names: Vec<&'static str>, answer: Answer, unread_bytes_max: usize) -> Self {
+        Self {
+            routes,
+            names,
+            answer,
+            unread_bytes_max,
+            duration: RPC_SERVER_DURATION.f64_histogram(&meter()),
         }
-    });
-    routes.into_axum_router().layer(observe).into()
+    }
+}
+
+/// The services with every call measured and guarded.
+#[derive(Clone)]
+pub(super) struct Calls(pub Arc<Known>);
+
+impl Service<Request<Body>> for Calls {
+    type Response = Response<Watched>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answering {
+        let known = self.0.clone();
+        let call = Call::begin(request.uri().path(), &known.names, known.duration.clone());
+        let peer = request.extensions().get::<PeerInfo>().cloned();
+        Answering {
+            handled: AssertUnwindSafe(known.routes.call(request)).catch_unwind(),
+            call: Some(call),
+            peer,
+            known,
+        }
+    }
+}
+
+/// A call until its headers are answered.
+pub(super) struct Answering {
+    handled: CatchUnwind<AssertUnwindSafe<Handled>>,
+    call: Option<Call>,
+    peer: Option<PeerInfo>,
+    known: Arc<Known>,
+}
+
+impl Future for Answering {
+    type Output = Result<Response<Watched>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer_for = self.known.answer;
+        let answer = match ready!(self.handled.poll_unpin(cx)) {
+            Ok(Ok(answer)) => match unread_by_handler(answer.headers()) {
+                Some(why) => answer_for(why),
+                None => answer,
+            },
+            Ok(Err(never)) => match never {},
+            Err(_panic) => {
+                // What it said is in the log already: the process's panic hook wrote it.
+                let method = self.call.as_ref().map(|call| call.method.as_str());
+                tracing::error!(method, "a handler panicked; its call is answered INTERNAL");
+                answer_for(Unanswered::Panicked)
+            }
+        };
+        let (peer, unread_bytes_max) = (self.peer.take(), self.known.unread_bytes_max);
+        let paced = |body| Paced::new(body, peer, unread_bytes_max);
+        Poll::Ready(Ok(watch(self.call.take(), answer, paced)))
+    }
+}
+
+/// The client went away, or its deadline passed.
+impl Drop for Answering {
+    fn drop(&mut self) {
+        if let Some(call) = self.call.take() {
+            call.end(Code::Cancelled);
+        }
+    }
+}
+
+fn watch(
+    mut call: Option<Call>,
+    answer: Response<Body>,
+    paced: impl FnOnce(Body) -> Paced,
+) -> Response<Watched> {
+    // A refused call has its status in the headers and no body.
+    if let Some(code) = status(answer.headers())
+        && let Some(call) = call.take()
+    {
+        call.end(code);
+    }
+    answer.map(|inner| Watched {
+        inner: paced(inner),
+        call,
+    })
 }
 
 /// tonic says INTERNAL of a message that it cannot decode, and OUT_OF_RANGE of one that is too large: neither is true of a
@@ -96,13 +163,13 @@ fn unread_by_handler(headers: &HeaderMap) -> Option<Unanswered> {
 }
 
 /// A status without details.
-pub(super) fn plain(why: Unanswered) -> http::Response<tonic::body::Body> {
+pub(super) fn plain(why: Unanswered) -> Response<Body> {
     let (code, message) = match why {
         Unanswered::Panicked => ("13", "internal error"),
         Unanswered::Malformed => ("3", "not a message of this call"),
         Unanswered::TooLarge => ("8", "the message is too large"),
     };
-    let mut answer = http::Response::new(tonic::body::Body::empty());
+    let mut answer = Response::new(Body::empty());
     let headers = answer.headers_mut();
     headers.insert("content-type", HeaderValue::from_static("application/grpc"));
     headers.insert("grpc-status", HeaderValue::from_static(code));
@@ -118,28 +185,16 @@ struct Call {
 
 impl Call {
     fn begin(path: &str, known: &[&'static str], duration: Histogram<f64>) -> Self {
-        let path = path.trim_start_matches('/');
-        let service = path.split('/').next().unwrap_or_default();
-        let method = if known.contains(&service) { path } else { OTHER };
+        let method = if known.contains(&service_of(path)) {
+            path.trim_start_matches('/')
+        } else {
+            OTHER
+        };
         Self {
             method: method.to_owned(),
             started: Monotonic::start(),
             duration,
         }
-    }
-
-    fn watch(self, response: Response, paced: impl FnOnce(Body) -> Paced) -> Response {
-        // A refused call has its status in the headers and no body.
-        if let Some(code) = status(response.headers()) {
-            self.end(code);
-            return response;
-        }
-        response.map(|inner| {
-            Body::new(Watched {
-                inner: paced(inner),
-                call: Some(self),
-            })
-        })
     }
 
     fn end(self, code: Code) {
@@ -157,7 +212,7 @@ impl Call {
 }
 
 /// A body that ends its call.
-struct Watched {
+pub(super) struct Watched {
     inner: Paced,
     call: Option<Call>,
 }
@@ -178,12 +233,12 @@ impl Drop for Watched {
 
 impl http_body::Body for Watched {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = Status;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
@@ -217,6 +272,10 @@ mod tests {
     use super::*;
     use crate::telemetry::Metrics;
 
+    fn text_body() -> Body {
+        Body::new(axum::body::Body::from("x"))
+    }
+
     fn unpaced(body: Body) -> Paced {
         Paced::new(body, None, 0)
     }
@@ -233,14 +292,24 @@ mod tests {
             .header("grpc-status", "8")
             .body(Body::empty())
             .expect("a response");
-        call(&metrics, "/t.v1.JobService/SubmitJob").watch(refused, unpaced);
-        let answered =
-            call(&metrics, "/t.v1.JobService/GetJob").watch(Response::new(Body::from("x")), unpaced);
-        let body = axum::body::to_bytes(answered.into_body(), 10)
+        watch(
+            Some(call(&metrics, "/t.v1.JobService/SubmitJob")),
+            refused,
+            unpaced,
+        );
+        let answered = |method| watch(Some(call(&metrics, method)), Response::new(text_body()), unpaced);
+        let read = answered("/t.v1.JobService/GetJob").into_body();
+        let body = axum::body::to_bytes(axum::body::Body::new(read), 10)
             .await
             .expect("a body");
         assert_eq!(body, "x");
-        drop(call(&metrics, "/t.v1.JobService/WatchJob").watch(Response::new(Body::from("x")), unpaced));
+        drop(answered("/t.v1.JobService/WatchJob"));
+        drop(Answering {
+            handled: AssertUnwindSafe(Box::pin(std::future::pending()) as Handled).catch_unwind(),
+            call: Some(call(&metrics, "/t.v1.JobService/ListJobs")),
+            peer: None,
+            known: Arc::new(Known::new(Routes::default(), Vec::new(), plain, 0)),
+        });
         call(&metrics, "/nonsense/123").end(Code::Unimplemented);
 
         let text = metrics.render();
@@ -248,6 +317,7 @@ mod tests {
             ("t.v1.JobService/SubmitJob", "RESOURCE_EXHAUSTED"),
             ("t.v1.JobService/GetJob", "OK"),
             ("t.v1.JobService/WatchJob", "CANCELLED"),
+            ("t.v1.JobService/ListJobs", "CANCELLED"),
             ("_OTHER", "UNIMPLEMENTED"),
         ] {
             let line = format!(
