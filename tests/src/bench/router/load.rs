@@ -43,8 +43,20 @@ const UNARY_CALLS: usize = 64;
 const BATCH: usize = 64;
 const BATCH_CALLS: usize = 4;
 
-/// Submits for so long; answers how many jobs were entered.
+/// Submits for so long, on one thread as a producer beside three other processes has it; answers how many jobs were
+/// entered.
 pub(super) async fn run(way: Way, url: &str, time: Duration) -> anyhow::Result<u64> {
+    let url = url.to_owned();
+    let producer = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(submit(way, &url, time))
+    };
+    tokio::task::spawn_blocking(producer).await?
+}
+
+async fn submit(way: Way, url: &str, time: Duration) -> anyhow::Result<u64> {
     let end = Instant::now() + time;
     let client = Client::connect([url])?;
     let channel = Endpoint::from_shared(url.to_owned())?
