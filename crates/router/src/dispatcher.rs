@@ -141,9 +141,11 @@ struct QueueClock {
     back_at: Option<u64>,
 }
 
-/// What the store is asked for, and each session's counter from before it is asked.
+/// What the store is asked for, and what was known before it is asked: each session's counter, and of each request's queue
+/// the highest clock.
 struct Asked {
     requests: Vec<LeaseRequest>,
+    clocks_ms: Vec<u64>,
     counters: HashMap<Session, u64>,
     since: Since,
 }
@@ -295,8 +297,15 @@ impl Dispatcher {
                 ))
             })
             .collect();
+        let clock = |request: &LeaseRequest| {
+            self.clocks
+                .get(&request.queue)
+                .map_or(0, |clock| clock.highest_ms)
+        };
+        let clocks_ms = requests.iter().map(clock).collect();
         Some(Asked {
             requests,
+            clocks_ms,
             counters,
             since: Since::now(),
         })

@@ -27,6 +27,7 @@ impl Dispatcher {
     pub(super) fn land(&mut self, asked: Asked, answers: Vec<StoreResult<Grants>>) {
         let Asked {
             requests,
+            clocks_ms,
             counters,
             since,
         } = asked;
@@ -40,7 +41,7 @@ impl Dispatcher {
         let mut parcels: HashMap<Session, Parcel> = HashMap::new();
         let mut back = Vec::new();
         let mut outcomes = Vec::with_capacity(requests.len());
-        for (request, answer) in requests.iter().zip(answers) {
+        for ((request, seen_ms), answer) in requests.iter().zip(clocks_ms).zip(answers) {
             // On a fault the queue waits for the poll; a wake or a new credit asks earlier.
             let Ok(grants) = answer else {
                 outcomes.push(Landing::Failed);
@@ -51,7 +52,7 @@ impl Dispatcher {
             } else {
                 Landing::Met
             });
-            if self.clock_went_back(&request.queue, grants.clock_ms) {
+            if self.clock_went_back(&request.queue, grants.clock_ms, seen_ms) {
                 back.extend(grants.grants);
             } else {
                 self.sort(&request.queue, grants, &mut parcels, &mut back);
@@ -69,10 +70,13 @@ impl Dispatcher {
         self.handback.later(back);
     }
 
-    /// A fence given out under a clock that went back could repeat one from before a failover.
-    fn clock_went_back(&mut self, queue: &QueueName, clock_ms: u64) -> bool {
+    /// A fence given out under a clock that went back could repeat one from before a failover. `seen_ms`: what was seen
+    /// before this was asked; of calls that were in flight together the answers come in any order.
+    fn clock_went_back(&mut self, queue: &QueueName, clock_ms: u64, seen_ms: u64) -> bool {
         let clock = self.clocks.entry(queue.clone()).or_default();
-        let back = clock_ms < clock.highest_ms;
+        clock.highest_ms = clock.highest_ms.max(seen_ms);
+        // Once it is known to have gone back, that holds for all that was in flight.
+        let back = clock_ms < seen_ms || (clock.back_at.is_some() && clock_ms < clock.highest_ms);
         if back {
             clock.back_at = Some(self.condition.at());
             let highest_ms = clock.highest_ms;

@@ -21,6 +21,7 @@ use uuid::Uuid;
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+const SESSION: Session = Session(Uuid::from_u128(1));
 
 fn queue() -> QueueName {
     "email".parse().expect("a name")
@@ -69,23 +70,17 @@ impl World {
         let (dispatcher, dispatch) =
             Dispatcher::new(store.clone(), calls, condition, catalog, metrics, handback);
         let dispatcher = tokio::spawn(dispatcher.run(draining.clone()));
-        let session = Session(Uuid::from_u128(1));
         let (outbox, stream) = mpsc::channel(64);
         dispatch
             .join(Stream {
-                session,
+                session: SESSION,
                 incarnation: Incarnation(Uuid::from_u128(2)),
                 outbox,
                 counter: Arc::default(),
                 ending: Arc::default(),
             })
             .await;
-        let credit = CreditOf {
-            queue: queue(),
-            free,
-            last_grant_seq: 0,
-        };
-        dispatch.credits(session, vec![credit]).await;
+        Self::wants(&dispatch, free).await;
         Self {
             store,
             dispatch,
@@ -94,6 +89,16 @@ impl World {
             dispatcher,
             _tasks: tasks,
         }
+    }
+
+    /// Of a worker that has seen no grant yet.
+    async fn wants(dispatch: &Dispatch, free: u32) {
+        let credit = CreditOf {
+            queue: queue(),
+            free,
+            last_grant_seq: 0,
+        };
+        dispatch.credits(SESSION, vec![credit]).await;
     }
 
     async fn handover(dispatch: &Dispatch) -> Handover {
@@ -179,4 +184,27 @@ async fn a_drain_waits_for_a_handover_and_hands_it_back() {
     let stats = store.stats(vec![queue()]).await.remove(0);
     let stats = stats.expect("memory answers").expect("the queue exists");
     assert_eq!((stats.running, stats.ready), (0, 1));
+}
+
+#[tokio::test]
+async fn answers_that_overtake_each_other_are_no_clock_that_went_back() {
+    let mut world = World::waiting(2).await;
+    let handover = World::handover(&world.dispatch).await;
+    let (_, slow) = world
+        .store
+        .submit_and_lease(vec![job()], handover.requests())
+        .await;
+    // Asked later and answered earlier, by a later clock.
+    sleep(Duration::from_millis(20)).await;
+    World::wants(&world.dispatch, 3).await;
+    assert!(world.store.submit(vec![job()]).await[0].is_ok());
+    world.granted(1).await;
+    handover.done(slow);
+    world.granted(1).await;
+    assert_eq!(world.stats().await.running, 2);
+    world.draining.cancel();
+    timeout(PATIENCE, world.dispatcher)
+        .await
+        .expect("it ends")
+        .expect("in order");
 }
