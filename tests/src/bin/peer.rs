@@ -93,8 +93,11 @@ async fn reported(work: Arc<Work>) {
     work.report().await;
 }
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    adapter::runtime().block_on(run())
+}
+
+async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let (call, mode, numbers) = adapter::args();
     let router = std::env::var("TIDEGATE_ROUTER")?;
     match &*call {

@@ -14,7 +14,7 @@ use std::{
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::{
-    runtime::Handle,
+    runtime::{Builder, Handle, Runtime},
     signal::unix::{SignalKind, signal},
     task::spawn_blocking,
 };
@@ -155,6 +155,16 @@ impl Work {
             waits.len()
         );
     }
+}
+
+/// A submitter has one thread, as those on Node and Ruby have: beside a store and a worker on two processors a second one
+/// mostly wakes the first up.
+pub fn runtime() -> Runtime {
+    let mut builder = match &*args().0 {
+        "submit" => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    builder.enable_all().build().expect("build a runtime")
 }
 
 /// The call and its numbers, as the process was given them.

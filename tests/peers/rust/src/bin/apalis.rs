@@ -7,7 +7,7 @@ use apalis::prelude::*;
 use apalis_redis::{Config, ConnectionManager, RedisStorage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tidegate_bench_peers::{LANES, Work, args, submit};
+use tidegate_bench_peers::{LANES, Work, args, runtime, submit};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Job(Value);
@@ -26,8 +26,11 @@ async fn add(mut storage: RedisStorage<Job, ConnectionManager>, mut jobs: Vec<Va
     added.expect("add jobs");
 }
 
-#[tokio::main]
-async fn main() {
+fn main() {
+    runtime().block_on(run());
+}
+
+async fn run() {
     let (call, mode, numbers) = args();
     let storage = storage().await;
     if call == "submit" {

@@ -7,7 +7,7 @@ use bullmq::{
     types::RemoveOnFinish, worker::CancellationToken,
 };
 use serde_json::Value;
-use tidegate_bench_peers::{LANES, Work, args, submit};
+use tidegate_bench_peers::{LANES, Work, args, runtime, submit};
 
 fn connection() -> RedisConnectionOptions {
     RedisConnectionOptions::new().url(std::env::var("REDIS_URL").expect("REDIS_URL"))
@@ -24,8 +24,11 @@ async fn add(queue: Arc<Queue>, mut jobs: Vec<Value>) {
     added.expect("add jobs");
 }
 
-#[tokio::main]
-async fn main() {
+fn main() {
+    runtime().block_on(run());
+}
+
+async fn run() {
     let (call, mode, numbers) = args();
     if call == "submit" {
         let keep_none = JobOptions {
