@@ -16,12 +16,14 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often the adapter writes how much it has handled, and some more.
 const REPORT_WAIT: Duration = Duration::from_millis(250);
 
-/// A queue under the law of a cap, far above the load: what limits cost, not what they do.
+/// A queue under the law of a cap, far above the load: what limits cost, not what they do, and not how a fleet that nobody
+/// knows yet begins with few.
 const LIMITS: &str = r#"
 [resources.downstream]
 capacity = 100000
 
 [queues.bench]
+min = 1000
 max = 1000
 costs = { downstream = 1 }
 "#;
