@@ -208,3 +208,32 @@ async fn answers_that_overtake_each_other_are_no_clock_that_went_back() {
         .expect("it ends")
         .expect("in order");
 }
+
+#[tokio::test]
+async fn a_clock_that_went_back_holds_for_all_that_was_in_flight() {
+    let mut world = World::waiting(3).await;
+    let early = World::handover(&world.dispatch).await;
+    let (_, slow) = world.store.submit_and_lease(vec![job()], early.requests()).await;
+    sleep(Duration::from_millis(20)).await;
+    World::wants(&world.dispatch, 5).await;
+    assert!(world.store.submit(vec![job()]).await[0].is_ok());
+    world.granted(1).await;
+    let late = World::handover(&world.dispatch).await;
+    let (_, mut rewound) = world.store.submit_and_lease(vec![job()], late.requests()).await;
+    rewound[0].as_mut().expect("memory answers").clock_ms = 1;
+    late.done(rewound);
+    // Nobody had seen a clock when it was asked for.
+    early.done(slow);
+    let handed_back = async {
+        while world.stats().await.ready < 2 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, handed_back).await.expect("both go back");
+    assert_eq!(world.stats().await.running, 1);
+    world.draining.cancel();
+    timeout(PATIENCE, world.dispatcher)
+        .await
+        .expect("it ends")
+        .expect("in order");
+}
