@@ -1,12 +1,13 @@
 //! Natural batching: one owner task gathers whatever is queued, makes one store call of it, and hands out the answers.
-//! While the call is in flight the next batch gathers. There is no timer: on an idle router a single item waits for
-//! nothing, on a loaded one the batches grow by themselves until the bound.
+//! While as many calls are in flight as may be the next batch gathers. There is no timer: on an idle router a single item
+//! waits for nothing, on a loaded one the batches grow by themselves until the bound.
 //!
 //! Everything is bounded. A full queue refuses at once, because the alternative is to hold requests that nobody waits for
 //! any more by the time they are tried.
 
 use std::{future::Future, sync::Arc};
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tidegate_chassis::telemetry::trace::{Since, TraceContext};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,8 @@ pub struct Bounds {
     pub items_max: usize,
     /// Bytes of one store call.
     pub bytes_max: usize,
+    /// Store calls at a time.
+    pub in_flight_max: usize,
     /// Groups that wait for their turn.
     pub queued_max: usize,
     /// Bytes that wait for their turn.
@@ -119,47 +122,59 @@ async fn own<T, R, F, Fut>(
     F: Fn(Vec<T>) -> Fut,
     Fut: Future<Output = Vec<R>>,
 {
-    let mut left_over = None;
+    let (mut left_over, mut flights) = (None, FuturesUnordered::new());
     loop {
-        let first = match left_over.take() {
-            Some(group) => group,
-            None => tokio::select! {
-                biased;
-                group = groups.recv() => match group {
-                    Some(group) => group,
-                    None => return,
-                },
-                () = stop.cancelled(), if !groups.is_closed() => {
-                    groups.close();
-                    continue;
-                }
+        let may_fly = flights.len() < bounds.in_flight_max;
+        let first = tokio::select! {
+            biased;
+            Some(()) = flights.next() => continue,
+            group = next(&mut left_over, &mut groups), if may_fly => match group {
+                Some(group) => group,
+                None => break,
             },
+            () = stop.cancelled(), if !groups.is_closed() => {
+                groups.close();
+                continue;
+            }
         };
         // Whoever is about to put something in does so first: requests that came in one piece from the network leave in
         // one batch, not the first alone and the others behind it. On an idle router this is one look at the network.
         tokio::task::yield_now().await;
-        let Batch {
-            items,
-            replies,
-            spans,
-        } = gather(first, &mut groups, &mut left_over, bounds);
-        if items.is_empty() {
-            continue;
+        let (items, callers) = gather(first, &mut groups, &mut left_over, bounds);
+        if !items.is_empty() {
+            flights.push(fly(items.len(), op(items), callers, calls));
         }
-        let (size, since) = (items.len(), Since::now());
-        let mut results = op(items).await.into_iter();
-        spans.iter().for_each(|span| calls.done(span, size, since));
-        for (reply, count) in replies {
-            // Nobody listening any more is fine: the caller was told (or will find out) that the outcome is unknown.
-            let _ = reply.send(results.by_ref().take(count).collect());
-        }
+    }
+    while flights.next().await.is_some() {}
+}
+
+async fn next<T, R>(
+    left_over: &mut Option<Group<T, R>>,
+    groups: &mut mpsc::Receiver<Group<T, R>>,
+) -> Option<Group<T, R>> {
+    match left_over.take() {
+        Some(group) => Some(group),
+        None => groups.recv().await,
     }
 }
 
-struct Batch<T, R> {
-    items: Vec<T>,
+/// One store call, of so many items.
+async fn fly<R>(size: usize, call: impl Future<Output = Vec<R>>, callers: Callers<R>, calls: StoreCalls) {
+    let since = Since::now();
+    let mut results = call.await.into_iter();
+    callers
+        .spans
+        .iter()
+        .for_each(|span| calls.done(span, size, since));
+    for (reply, count) in callers.replies {
+        // Nobody listening any more is fine: the caller was told (or will find out) that the outcome is unknown.
+        let _ = reply.send(results.by_ref().take(count).collect());
+    }
+}
+
+/// Whose items are in a call: how many of whom.
+struct Callers<R> {
     replies: Vec<(oneshot::Sender<Vec<R>>, usize)>,
-    /// Whose items these are.
     spans: Vec<TraceContext>,
 }
 
@@ -170,7 +185,7 @@ fn gather<T, R>(
     groups: &mut mpsc::Receiver<Group<T, R>>,
     left_over: &mut Option<Group<T, R>>,
     bounds: Bounds,
-) -> Batch<T, R> {
+) -> (Vec<T>, Callers<R>) {
     let mut items = Vec::new();
     let (mut replies, mut spans) = (Vec::new(), Vec::new());
     let mut bytes = 0;
@@ -194,11 +209,7 @@ fn gather<T, R>(
         }
         next = groups.try_recv().ok();
     }
-    Batch {
-        items,
-        replies,
-        spans,
-    }
+    (items, Callers { replies, spans })
 }
 
 #[cfg(test)]

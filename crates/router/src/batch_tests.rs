@@ -8,6 +8,7 @@ use super::*;
 const BOUNDS: Bounds = Bounds {
     items_max: 10,
     bytes_max: 100,
+    in_flight_max: 1,
     queued_max: 8,
     queued_bytes_max: 1 << 20,
     skip_abandoned: true,
@@ -60,6 +61,37 @@ async fn what_comes_while_a_call_is_in_flight_is_one_batch() {
     let calls = calls.lock().unwrap();
     let sizes: usize = calls.iter().map(Vec::len).sum();
     assert!(calls.len() <= 2 && sizes == 4, "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_waits_for_none_before_as_many_are_in_flight_as_may_be() {
+    let (batcher, gate, calls, _tasks) = gated(Bounds {
+        in_flight_max: 2,
+        ..BOUNDS
+    });
+    let after = |ms, item| {
+        let batcher = batcher.clone();
+        async move {
+            tokio::time::sleep(std::time::Duration::from_millis(ms)).await;
+            batcher.call(vec![item], 1).await
+        }
+    };
+    let all = futures_util::future::join_all([after(0, 1), after(1, 2), after(2, 3), after(3, 4)]);
+    let open = async {
+        tokio::time::sleep(std::time::Duration::from_millis(4)).await;
+        // Whoever waits at the gate by now, and nobody else.
+        gate.notify_waiters();
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        assert_eq!(*calls.lock().unwrap(), [[1], [2]]);
+        gate.notify_one();
+    };
+    let (answers, ()) = tokio::join!(all, open);
+    assert_eq!(answers, [Ok(vec![10]), Ok(vec![20]), Ok(vec![30]), Ok(vec![40])]);
+    assert_eq!(
+        calls.lock().unwrap()[2],
+        [3, 4],
+        "what has come meanwhile is one batch"
+    );
 }
 
 #[tokio::test(start_paused = true)]

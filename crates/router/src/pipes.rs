@@ -19,6 +19,9 @@ use crate::{
     trace::StoreCalls,
 };
 
+/// One call travels or is answered while the store works on another. Were there only one, whoever comes while it is in
+/// flight would wait for a whole round trip before its own; with more the batches get small.
+const CALLS_IN_FLIGHT_MAX: usize = 2;
 /// Groups that wait for the submit batch; at 1,000 items a call this is several seconds of the fastest store.
 const SUBMITS_QUEUED_MAX: usize = 8_192;
 /// Payload bytes that wait for the submit batch.
@@ -63,6 +66,7 @@ impl Pipes {
             Bounds {
                 items_max: limits::BATCH_ITEMS_MAX,
                 bytes_max: limits::BATCH_BYTES_MAX,
+                in_flight_max: CALLS_IN_FLIGHT_MAX,
                 queued_max: SUBMITS_QUEUED_MAX,
                 queued_bytes_max: SUBMIT_BYTES_QUEUED_MAX,
                 skip_abandoned: true,
@@ -87,6 +91,7 @@ impl Pipes {
         let lease_bounds = Bounds {
             items_max: ITEMS_PER_CALL_MAX,
             bytes_max: limits::BATCH_BYTES_MAX,
+            in_flight_max: CALLS_IN_FLIGHT_MAX,
             queued_max: LEASE_GROUPS_QUEUED_MAX,
             queued_bytes_max: SETTLE_BYTES_QUEUED_MAX,
             // A worker that is gone has settled all the same.
