@@ -7,6 +7,7 @@
 mod board;
 mod delivery;
 mod handback;
+mod handover;
 
 use std::{
     collections::HashMap,
@@ -27,7 +28,10 @@ use tokio::{
 };
 
 use self::board::{Board, Landing};
-pub use self::handback::{HANDBACKS_MAX, Handback};
+pub use self::{
+    handback::{HANDBACKS_MAX, Handback},
+    handover::Handover,
+};
 use crate::{
     catalog::Catalog,
     condition::Condition,
@@ -148,36 +152,6 @@ struct Asked {
     clocks_ms: Vec<u64>,
     counters: HashMap<Session, u64>,
     since: Since,
-}
-
-/// A lease that somebody else makes together with a submit. What it reserves is given back when it ends, however that is: the
-/// place for that word in the dispatcher's queue is taken beforehand, and the dispatcher does not end before it has come.
-pub struct Handover {
-    asked: Option<Asked>,
-    back: Option<mpsc::OwnedPermit<Command>>,
-}
-
-impl Handover {
-    pub fn requests(&self) -> Vec<LeaseRequest> {
-        let requests = self.asked.as_ref().map(|asked| asked.requests.clone());
-        requests.unwrap_or_default()
-    }
-
-    pub fn done(mut self, answers: Vec<StoreResult<Grants>>) {
-        self.tell(|asked| Command::HandedOver(asked, answers));
-    }
-
-    fn tell(&mut self, word: impl FnOnce(Asked) -> Command) {
-        if let (Some(asked), Some(back)) = (self.asked.take(), self.back.take()) {
-            back.send(word(asked));
-        }
-    }
-}
-
-impl Drop for Handover {
-    fn drop(&mut self) {
-        self.tell(Command::Abandoned);
-    }
 }
 
 /// A lease call in flight.
@@ -336,9 +310,8 @@ impl Dispatcher {
             Command::Entering(queues, back, reply) => {
                 let asked = self.ask(|board, may_grant, takes| board.plan_for(&queues, may_grant, takes));
                 // Without a reply nothing is asked for. One that nobody waits for any more is dropped, and says so.
-                if asked.is_some() {
-                    let back = Some(back);
-                    let _ = reply.send(Handover { asked, back });
+                if let Some(asked) = asked {
+                    let _ = reply.send(Handover::new(asked, back));
                 }
             }
             Command::HandedOver(asked, answers) => self.land(asked, answers),
