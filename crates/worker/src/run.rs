@@ -30,6 +30,7 @@ pub(crate) async fn run_attempts(
     clock: Monotonic,
 ) {
     let mut attempts = JoinSet::new();
+    let instruments = Arc::new(instruments);
     loop {
         tokio::select! {
             start = starts.recv() => {
@@ -38,7 +39,9 @@ pub(crate) async fn run_attempts(
                 let Some(delivery) = deliveries.get(&start.lease.id.queue) else {
                     continue; // the report says that it never started
                 };
-                attempts.spawn(attempt(start, Arc::clone(delivery), report, instruments.clone(), clock));
+                // Some kilobytes, which a task would move several times.
+                let attempt = Box::pin(attempt(start, Arc::clone(delivery), report, instruments.clone(), clock));
+                attempts.spawn(attempt);
             }
             Some(joined) = attempts.join_next() => {
                 if let Err(error) = joined && error.is_panic() {
@@ -98,7 +101,7 @@ async fn attempt(
     start: Start,
     delivery: Arc<dyn Delivery>,
     mut report: Report,
-    instruments: Instruments,
+    instruments: Arc<Instruments>,
     clock: Monotonic,
 ) {
     let Start {
@@ -120,14 +123,15 @@ async fn attempt(
         context: context.clone(),
         payload,
     };
-    let run = async {
+    // In one expression: a future that has a name keeps its place in this one after it was moved.
+    let verdict = within(traced.within.clone(), async {
         let verdict = deliver(&*delivery, job, &stop).await;
         let stopped = verdict.is_none();
         tracing::debug!(run_ms = took.ms(), stopped, "an attempt ended");
         verdict
-    };
-    let run = within(traced.within.clone(), run);
-    let verdict = run.instrument(traced.log.clone()).await;
+    })
+    .instrument(traced.log.clone())
+    .await;
     traced.close(verdict.as_ref());
     instruments.ran(&context, verdict.as_ref(), took.seconds(), age_ms, begun);
     report.set(verdict, took.ms());
@@ -139,13 +143,12 @@ pub(crate) async fn deliver(delivery: &dyn Delivery, job: Job, stop: &Stop) -> O
         return None; // it waited here longer than its lease
     }
     let blocking = job.context.blocking.clone();
-    let verdict = {
-        let handler = AssertUnwindSafe(async { delivery.deliver(job).await }).catch_unwind();
-        tokio::select! {
-            biased;
-            verdict = handler => Some(verdict.unwrap_or_else(|panic| panicked(&*panic))),
-            () = stop.grace_over() => None,
+    let verdict = tokio::select! {
+        biased;
+        verdict = AssertUnwindSafe(async { delivery.deliver(job).await }).catch_unwind() => {
+            Some(verdict.unwrap_or_else(|panic| panicked(&*panic)))
         }
+        () = stop.grace_over() => None,
     };
     // What it started on threads cannot be dropped: the attempt lasts until they are done.
     blocking.close();
