@@ -36,8 +36,11 @@ impl QueueState {
     /// Smooths what the tick has seen.
     pub(super) fn observe(&mut self, inputs: &QueueInputs, seconds: f64) {
         let count = inputs.arrivals as f64;
-        self.arrivals
-            .take(count / seconds, smooth::of_rate(count, seconds), seconds);
+        // The noise of both rates' mean, as two counts are compared. By what was seen alone, twelve times as many in the one
+        // second after a surge would be no shift, and one arrival instead of six in half of one would be.
+        let expected = self.arrivals.or(count / seconds) * seconds;
+        let noise = smooth::of_rate((count + expected) / 2.0, seconds);
+        self.arrivals.take(count / seconds, noise, seconds);
         // Until the first judgement there is nothing better.
         if (self.run_time.value.is_none() || self.is_new)
             && speed::is_believable(&inputs.run_time)

@@ -251,6 +251,22 @@ fn a_surge_is_more_than_noise() {
 }
 
 #[test]
+fn a_surge_is_believed_in_the_short_tick_that_it_called_and_noise_is_not() {
+    let rate = |known: u64, arrivals: u64, elapsed_ms: u64| {
+        let mut governor = Loop::default();
+        governor.settle(6, 5 * known, 1.0);
+        let mut short = inputs(&[("a", queue(arrivals, 1))]);
+        short.elapsed_ms = elapsed_ms;
+        governor.tick(&short);
+        governor.state.queues["a"].arrivals.or(0.0)
+    };
+    let (surge, noise, pause) = (rate(2, 19, 1_000), rate(2, 7, 1_000), rate(10, 1, 600));
+    assert!((surge - 19.0).abs() < 1e-9, "{surge}");
+    assert!(noise < 3.0, "{noise}");
+    assert!(pause > 9.0, "{pause}");
+}
+
+#[test]
 fn a_state_that_was_stored_goes_on_as_if_it_had_not_been() {
     let mut governor = Loop::default();
     governor.settle(9, 200, 20.0);
