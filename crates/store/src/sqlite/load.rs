@@ -172,17 +172,39 @@ async fn load_ghosts(
     Ok(())
 }
 
+/// A name that cannot be read is forgotten: a repeat of its submit is a new job, which is better than no jobs at all. Its row
+/// stays until another takes its number.
 async fn load_keys(
     connection: &mut SqliteConnection,
     state: &mut State,
     queues: &Queues,
     request: bool,
 ) -> anyhow::Result<()> {
+    let (mut forgotten, mut example) = (0_u64, None);
     let mut rows = sqlx::query(KEY_TABLES[usize::from(request)].select).fetch(connection);
     while let Some(row) = rows.try_next().await? {
-        let (queue, number) = split(row.try_get(0)?);
+        let row_id = row.try_get(0)?;
+        let (queue, number) = split(row_id);
         let queue = queue_of(queue, state, queues)?;
-        queue.restore_key(request, row.try_get(1)?, number, rows::key(&row)?);
+        let entry = row.try_get(1).map_err(Into::into);
+        match entry.and_then(|name| anyhow::Ok((name, rows::key(&row)?))) {
+            Ok((name, entry)) => queue.restore_key(request, name, number, entry),
+            Err(why) => {
+                forgotten += 1;
+                example.get_or_insert((row_id, why));
+            }
+        }
+    }
+    if let Some((row_id, why)) = example {
+        let table = ["keys", "request_ids"][usize::from(request)];
+        let error = format!("{why:#}");
+        tracing::error!(
+            table,
+            row_id,
+            forgotten,
+            error,
+            "names of submits cannot be read: repeats of these are new jobs"
+        );
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Jobs whose rows are not what was written: each is dead with its rows kept, and the file opens.
+//! Rows that are not what was written: the file opens all the same. A job is dead with its rows kept, a key is forgotten.
 
 use bytes::Bytes;
 use tidegate_protocol::{domain::JobState, reason};
@@ -78,5 +78,48 @@ async fn rows_that_cannot_be_read_hold_up_nobody() {
         (0, 0, 2),
         "{stats:?}"
     );
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_read_is_forgotten_and_the_others_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("jobs.db");
+    let store = open(&path).await.unwrap();
+    let keyed = |n: u64| {
+        let mut new = job("the same");
+        new.idempotency_key = Some(format!("inv-{n}"));
+        new
+    };
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        ids.push(submit(&store, keyed(n)).await.unwrap().id);
+    }
+    store.close().await;
+    let row = |n: u64| (1_u64 << 40) + n;
+    let damage = [
+        format!("UPDATE keys SET payload_hash = x'00' WHERE id = {}", row(0)),
+        format!("UPDATE keys SET local = x'0102' WHERE id = {}", row(1)),
+        format!("UPDATE keys SET expires_ms = 'noon' WHERE id = {}", row(2)),
+        format!("UPDATE keys SET key = x'ff' WHERE id = {}", row(3)),
+    ];
+    execute_on(&path, &damage.join("; ")).await;
+
+    let store = open(&path).await.unwrap();
+    assert_eq!(stats(&store).await.ready, 5, "no job is lost");
+    assert_eq!(submit(&store, keyed(4)).await.unwrap().id, ids[4]);
+    let mut again = Vec::new();
+    for n in 0..4 {
+        again.push(submit(&store, keyed(n)).await.unwrap().id);
+    }
+    assert!(again.iter().all(|id| !ids.contains(id)), "{again:?}");
+    store.close().await;
+
+    // What was entered since is known, whatever became of the damaged rows.
+    let store = open(&path).await.unwrap();
+    for n in 0..4 {
+        assert_eq!(submit(&store, keyed(n)).await.unwrap().id, again[n as usize]);
+    }
+    assert_eq!(stats(&store).await.ready, 9);
     store.close().await;
 }
