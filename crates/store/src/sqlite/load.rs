@@ -173,7 +173,7 @@ async fn load_ghosts(
 }
 
 /// A name that cannot be read is forgotten: a repeat of its submit is a new job, which is better than no jobs at all. Its row
-/// stays until another takes its number.
+/// stays, and is told of at every start.
 async fn load_keys(
     connection: &mut SqliteConnection,
     state: &mut State,
