@@ -49,14 +49,9 @@ fn main() -> ExitCode {
     exit::report(result)
 }
 
-/// A router leaves one processor to the store and the workers, where it has more than one: its tasks are short and pass work
-/// on to each other, and a thread for every processor mostly wakes the others up (on two processors a sixth of its CPU time
-/// and two thirds of its context switches at 2,000 jobs a second).
 fn runtime(command: &Command) -> io::Result<Runtime> {
-    let mut builder = Builder::new_multi_thread();
-    if matches!(command, Command::Router(_)) {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        builder.worker_threads(processors.saturating_sub(1).max(1));
+    match command {
+        Command::Router(_) => tidegate_router::runtime(),
+        _ => Builder::new_multi_thread().enable_all().build(),
     }
-    builder.enable_all().build()
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tidegate_chassis::{shutdown, telemetry};
-use tidegate_router::{RouterArgs, RouterConfig, RunError, run};
+use tidegate_router::{RouterArgs, RouterConfig, RunError, run, runtime};
 
 /// Keeps jobs and hands them to workers.
 ///
@@ -16,9 +16,10 @@ struct Args {
     router: RouterArgs,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let Err(error) = start(Args::parse()).await else {
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let started = runtime().map_err(anyhow::Error::from);
+    let Err(error) = started.and_then(|runtime| runtime.block_on(start(args))) else {
         return ExitCode::SUCCESS;
     };
     let code = error.downcast_ref().map_or(1, RunError::exit_code);
