@@ -47,6 +47,14 @@ struct World {
 }
 
 impl World {
+    async fn ends(self) {
+        self.draining.cancel();
+        timeout(PATIENCE, self.dispatcher)
+            .await
+            .expect("it ends")
+            .expect("in order");
+    }
+
     /// The worker waits for so many jobs in vain.
     async fn waiting(free: u32) -> Self {
         let store = tidegate_store::open("memory:", &OpenOptions::default())
@@ -155,11 +163,7 @@ async fn a_submitter_that_vanishes_gives_back_what_it_had_reserved() {
     let submitted = world.store.submit(vec![job(), job()]).await;
     assert!(submitted.iter().all(Result::is_ok));
     world.granted(2).await;
-    world.draining.cancel();
-    timeout(PATIENCE, world.dispatcher)
-        .await
-        .expect("it ends")
-        .expect("in order");
+    world.ends().await;
 }
 
 #[tokio::test]
@@ -202,11 +206,7 @@ async fn answers_that_overtake_each_other_are_no_clock_that_went_back() {
     handover.done(slow);
     world.granted(1).await;
     assert_eq!(world.stats().await.running, 2);
-    world.draining.cancel();
-    timeout(PATIENCE, world.dispatcher)
-        .await
-        .expect("it ends")
-        .expect("in order");
+    world.ends().await;
 }
 
 #[tokio::test]
@@ -231,9 +231,5 @@ async fn a_clock_that_went_back_holds_for_all_that_was_in_flight() {
     };
     timeout(PATIENCE, handed_back).await.expect("both go back");
     assert_eq!(world.stats().await.running, 1);
-    world.draining.cancel();
-    timeout(PATIENCE, world.dispatcher)
-        .await
-        .expect("it ends")
-        .expect("in order");
+    world.ends().await;
 }
