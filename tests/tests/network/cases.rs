@@ -43,7 +43,16 @@ fn change(world: &mut World, email: u32, pdf: u32) {
 
 #[test]
 fn pushes_of_an_old_leader_that_come_late_change_nothing() {
-    let mut world = busy(1);
+    let refused: Vec<u64> = (0..6).map(late_pushes_refused).collect();
+    assert!(
+        refused.iter().any(|refused| *refused > 0),
+        "the old leader's orders came after the new one's: {refused:?}"
+    );
+}
+
+/// How many orders of an old leader the writer of caps has refused.
+fn late_pushes_refused(seed: u64) -> u64 {
+    let mut world = busy(seed);
     let old = world.leader().expect("somebody leads");
     let writer = world.writer(old).expect("there is a writer");
     // The other router and the workers lose it; its orders to the writer are on their way for six seconds.
@@ -64,7 +73,6 @@ fn pushes_of_an_old_leader_that_come_late_change_nothing() {
     let new = world.leader().expect("somebody leads");
     assert_ne!(new, old);
     let refused = world.routers[writer].refused + world.routers[writer].attach.refused;
-    assert!(refused > 0, "the old leader's orders came after the new one's");
     let epochs = world
         .stats()
         .into_iter()
@@ -77,6 +85,7 @@ fn pushes_of_an_old_leader_that_come_late_change_nothing() {
     );
     change(&mut world, 100, 100);
     world.settle_down();
+    refused
 }
 
 fn change_by(world: &mut World, controller: usize) {
