@@ -167,11 +167,17 @@ fn report(wire: v1::Report) -> Result<Report, Invalid> {
     })
 }
 
+/// Bounded so that sums over a fleet stay far from the end of the type.
+fn few(count: u64) -> u64 {
+    count.min(u64::from(u32::MAX))
+}
+
 fn queue_report((at, wire): (usize, v1::QueueReport)) -> Result<QueueReport, Invalid> {
     let mut counts = Counts {
         run_time: wire.run_time.map(histogram).unwrap_or_default(),
-        submitted: wire.submitted,
-        refused: wire.refused,
+        submitted: few(wire.submitted),
+        refused: few(wire.refused),
+        gated: few(wire.gated),
         ..Counts::default()
     };
     for failure in &wire.failures {
@@ -181,8 +187,7 @@ fn queue_report((at, wire): (usize, v1::QueueReport)) -> Result<QueueReport, Inv
             v1::FailureClass::Error => &mut counts.errors,
             v1::FailureClass::Job | v1::FailureClass::Unspecified => &mut counts.job_errors,
         };
-        // Bounded so that sums over a fleet stay far from the end of the type.
-        *class += failure.count.min(u64::from(u32::MAX));
+        *class += few(failure.count);
     }
     Ok(QueueReport {
         queue: convert::queue_name(&format!("queues[{at}].queue"), &wire.queue)?,

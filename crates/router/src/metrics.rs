@@ -15,7 +15,10 @@ use tidegate_chassis::{
     telemetry::{Counter, Gauge, Histogram, KeyValue, Meter, TracedHistogram, trace::TraceContext},
 };
 use tidegate_flow::breaker;
-use tidegate_protocol::domain::{CapRecord, JobState, OutcomeKind, QueueName};
+use tidegate_protocol::{
+    domain::{CapRecord, JobState, OutcomeKind, QueueName},
+    reason,
+};
 use tidegate_store::{Durability, QueueStats};
 
 pub use self::catalogue::METRICS;
@@ -151,8 +154,10 @@ impl Metrics {
     pub fn rejected(&self, queue: &QueueName, reason: &'static str, count: u64) {
         self.rejections
             .add(count, &[self.queue(queue), KeyValue::new("reason", reason)]);
+        let is_gated = matches!(reason, reason::WAIT_TOO_LONG | reason::DOWNSTREAM_DOWN);
         let refused = Arrivals {
             refused: count,
+            gated: if is_gated { count } else { 0 },
             ..Default::default()
         };
         self.window.arrived(queue, refused);

@@ -22,6 +22,8 @@ const TIMED: [&str; 3] = ["submit", "lease", "settle"];
 pub struct Arrivals {
     pub submitted: u64,
     pub refused: u64,
+    /// Of those refused, by the controller's gate.
+    pub gated: u64,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +40,7 @@ impl Counts {
         let sum = self.arrivals.entry(queue.clone()).or_default();
         sum.submitted += arrivals.submitted;
         sum.refused += arrivals.refused;
+        sum.gated += arrivals.gated;
     }
 }
 
@@ -99,6 +102,7 @@ mod tests {
         let one = Arrivals {
             submitted: 1,
             refused: 2,
+            gated: 1,
         };
         window.arrived(&queue, one);
         assert!(window.take().arrivals.is_empty(), "nobody asked yet");
@@ -111,10 +115,12 @@ mod tests {
         window.arrived(&queue, one);
         window.put_back(counts);
         let counts = window.take();
-        assert_eq!(
-            (counts.arrivals[&queue].submitted, counts.arrivals[&queue].refused),
-            (2, 4)
-        );
+        let both = Arrivals {
+            submitted: 2,
+            refused: 4,
+            gated: 2,
+        };
+        assert_eq!(counts.arrivals[&queue], both);
         assert_eq!(counts.store.sum_ms(), 4.0);
         assert!(window.take().arrivals.is_empty());
     }

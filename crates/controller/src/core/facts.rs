@@ -158,7 +158,7 @@ impl Core {
         let mut is_new = false;
         let mut is_surging = false;
         for queue in report.queues {
-            let arrived = (queue.counts.submitted > 0).then(|| queue.queue.clone());
+            let arrived = (queue.counts.arrivals() > 0).then(|| queue.queue.clone());
             is_new |= self.take_queue(queue, now);
             is_surging |= arrived.is_some_and(|name| self.is_surging(&name, now));
         }
@@ -178,7 +178,7 @@ impl Core {
         let seconds = now.mono_ms.saturating_sub(last.mono_ms) as f64 / 1_000.0;
         // A report that comes right after a tick says nothing of a rate.
         seconds >= SURGE_S_MIN
-            && governor::is_surge(&self.governor, name.as_str(), queue.window.submitted, seconds)
+            && governor::is_surge(&self.governor, name.as_str(), queue.window.arrivals(), seconds)
     }
 
     /// Whether the queue was not known before.
@@ -283,7 +283,7 @@ impl Core {
             // Workers report it; without one, what runs now is all that is known.
             in_flight: (in_flight > 0.0).then_some(in_flight),
             slots,
-            arrivals: counts.submitted,
+            arrivals: counts.arrivals(),
             run_time: counts.run_time,
             overload: counts.overload,
             down: counts.down,

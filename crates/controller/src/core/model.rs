@@ -91,6 +91,8 @@ pub struct Counts {
     pub job_errors: u64,
     pub submitted: u64,
     pub refused: u64,
+    /// Of those refused, by the gate.
+    pub gated: u64,
 }
 
 impl Counts {
@@ -102,10 +104,17 @@ impl Counts {
         self.job_errors += other.job_errors;
         self.submitted += other.submitted;
         self.refused += other.refused;
+        self.gated += other.gated;
     }
 
     pub fn failures(&self) -> u64 {
         self.overload + self.down + self.errors
+    }
+
+    /// Jobs that came to be run. What the gate refused is among them: a queue that is refused its jobs because it has too
+    /// few slots would else want no more of them.
+    pub fn arrivals(&self) -> u64 {
+        self.submitted + self.gated
     }
 
     /// Jobs that succeeded.

@@ -1064,6 +1064,9 @@ pub struct QueueReport {
     /// Five failures of class down in a row.
     #[prost(bool, tag = "12")]
     pub down: bool,
+    /// Routers: of those refused, by the controller's gate. They were demand, as those submitted were.
+    #[prost(uint64, tag = "13")]
+    pub gated: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StoreFacts {

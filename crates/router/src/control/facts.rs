@@ -54,6 +54,7 @@ impl Facts {
                 queue: queue.to_string(),
                 submitted: arrivals.submitted,
                 refused: arrivals.refused,
+                gated: arrivals.gated,
                 ..Default::default()
             };
             queues.insert(queue, report);
@@ -162,14 +163,16 @@ mod tests {
         let mut counts = Counts::default();
         let arrivals = Arrivals {
             submitted: 2,
-            refused: 1,
+            refused: 3,
+            gated: 1,
         };
         counts.arrivals.insert("a".parse().unwrap(), arrivals);
         counts.arrivals.insert("refused".parse().unwrap(), arrivals);
         counts.store.add(3.0);
         let report = facts.report(Some(&all), &counts, 900);
         assert_eq!(names(&report), ["a", "refused"]);
-        assert_eq!((report.queues[0].submitted, report.queues[0].refused), (2, 1));
+        let told = &report.queues[0];
+        assert_eq!((told.submitted, told.refused, told.gated), (2, 3, 1));
         assert!(report.queues[0].store.is_some() && report.queues[1].store.is_none());
         assert_eq!((report.window_ms, report.store_latency.unwrap().count), (900, 1));
         let report = facts.report(None, &counts, 900);

@@ -203,3 +203,35 @@ async fn gates_of_the_controller_are_obeyed_until_they_run_out() {
     .await;
     server.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn the_controller_is_told_what_its_gate_refused_apart_from_what_limits_did() {
+    let mut controller = Controller::start().await;
+    let store = Arc::<Faulty>::default();
+    store.policy("limited", |policy| policy.submit_rate = 1).await;
+    let config = RouterConfig {
+        controllers: vec![controller.address.clone()],
+        ..RouterConfig::default()
+    };
+    let server = Server::with(store, config).await;
+    let (mut node, _) = controller.welcome("a", 1).await;
+    let shut = gate("shut", 1.0, why::WAIT_TOO_LONG);
+    node.send(gates(1, 60_000, vec![shut])).await;
+    eventually("both refuse", async || {
+        let refused = [
+            submit(&server, "shut", None).await,
+            submit(&server, "limited", None).await,
+        ];
+        refused.iter().all(Result::is_err)
+    })
+    .await;
+    let (mut shut, mut limited) = ((0, 0), (0, 0));
+    while shut.0 == 0 || limited.0 == 0 {
+        for queue in node.report().await.queues {
+            let sum = if queue.queue == "shut" { &mut shut } else { &mut limited };
+            (sum.0, sum.1) = (sum.0 + queue.refused, sum.1 + queue.gated);
+        }
+    }
+    assert_eq!((shut.0, limited.1), (shut.1, 0));
+    server.stop().await.unwrap();
+}

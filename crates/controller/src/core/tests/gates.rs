@@ -106,6 +106,31 @@ fn a_queue_without_a_deadline_is_never_refused() {
 }
 
 #[test]
+fn jobs_that_the_gate_refused_are_demand_and_those_over_a_rate_are_not() {
+    let wanted = |gated: u64| {
+        let policy = Policy {
+            max: 100,
+            ..waiting(0, Default::default())
+        };
+        let mut world = world(policy);
+        world.attach(3, Role::Worker, &["a"], 100);
+        for _ in 0..8 {
+            // Ten jobs a second, a second long; one of ten is taken.
+            let mut report = facts("a", 0, 1, world.now.mono_ms);
+            (report.counts.submitted, report.counts.refused) = (5, 45);
+            report.counts.gated = gated;
+            (0..5).for_each(|_| report.counts.run_time.add(1_000.0));
+            world.tick_with(vec![report]);
+        }
+        let numbers = &world.last_of("a").inputs;
+        let arrivals = numbers.iter().find(|(number, _)| *number == "arrivals_per_s");
+        arrivals.expect("it is always told").1
+    };
+    assert!((9.0..11.0).contains(&wanted(45)), "{}", wanted(45));
+    assert!(wanted(0) < 2.0, "{}", wanted(0));
+}
+
+#[test]
 fn a_downstream_that_is_gone_closes_the_gate_only_where_the_policy_says_so() {
     use tidegate_protocol::domain::WhenDown;
     for (when_down, refused) in [(WhenDown::Accept, false), (WhenDown::Refuse, true)] {
