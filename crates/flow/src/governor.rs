@@ -37,6 +37,8 @@ use domain::Domain;
 use trip::Phase;
 use turn::Turn;
 
+use crate::histogram::Histogram;
+
 /// Ticks are never shorter than this in the arithmetic, nor longer: a controller that slept knows nothing of the time.
 const SECONDS: std::ops::RangeInclusive<f64> = 0.05..=60.0;
 /// Deviations that call for an early tick: more than a shift of level, because one looks each second.
@@ -112,6 +114,14 @@ pub fn is_surge(state: &State, queue: &str, arrived: u64, seconds: f64) -> bool 
     };
     let expected = known * seconds;
     seconds > 0.0 && arrived as f64 - expected > SURGE_SIGMAS * expected.max(1.0).sqrt() + 1.0
+}
+
+/// Whether these run times are the first of their queue: its slots are found by them, and until then it has few.
+pub fn is_first_end(state: &State, queue: &str, run_times: &Histogram) -> bool {
+    let known = state.queues.get(queue);
+    known.is_some_and(|queue| queue.run_time.value.is_none())
+        && !run_times.is_empty()
+        && speed::is_believable(run_times)
 }
 
 /// The same for other users of a resource: `in_use_by_others` is the mean since the last tick.

@@ -105,7 +105,7 @@ pub fn run(scenario: &Scenario, strategy: &str, setup: &Setup) -> Result<Outcome
     Ok(outcome)
 }
 
-/// Runs the plant to the next tick, which an alarm, a surge or a wave brings forward; reports come once a second. Gives
+/// Runs the plant to the next tick, which an alarm, a surge, a queue's first end or a wave brings forward; reports come once a second. Gives
 /// the newest look at the pools, if that is why.
 fn wait(
     plant: &mut Plant,
@@ -122,7 +122,7 @@ fn wait(
             let looks = plant.look(plant.now - looked_at);
             looked_at = plant.now;
             let since = plant.now - last;
-            is_early |= (0..plant.queues()).any(|at| rule.is_surge(scenario, at, plant.arrived(at), since));
+            is_early |= (0..plant.queues()).any(|at| rule.is_news(scenario, at, plant.news(at), since));
             if looks
                 .iter()
                 .any(|(at, all, jobs)| rule.is_wave(scenario, *at, all - jobs))

@@ -156,29 +156,33 @@ impl Core {
             self.see_store(stream, seen, now);
         }
         let mut is_new = false;
-        let mut is_surging = false;
+        let mut has_news = false;
         for queue in report.queues {
-            let arrived = (queue.counts.arrivals() > 0).then(|| queue.queue.clone());
+            let counts = &queue.counts;
+            let moved = (counts.arrivals() + counts.completions() > 0).then(|| queue.queue.clone());
             is_new |= self.take_queue(queue, now);
-            is_surging |= arrived.is_some_and(|name| self.is_surging(&name, now));
+            has_news |= moved.is_some_and(|name| self.has_news(&name, now));
         }
         if is_new {
             self.adopt(now);
         }
-        if is_new || report.alarm || is_surging {
+        if is_new || report.alarm || has_news {
             self.tick_soon(now);
         }
     }
 
-    /// Whether more of a queue has arrived since the last tick than noise explains.
-    fn is_surging(&self, name: &QueueName, now: Now) -> bool {
+    /// Whether a queue need not wait for the next tick: more has arrived since the last one than noise explains, or its
+    /// first jobs have ended.
+    fn has_news(&self, name: &QueueName, now: Now) -> bool {
         let (Some(last), Some(queue)) = (self.last_tick, self.queues.get(name)) else {
             return false;
         };
         let seconds = now.mono_ms.saturating_sub(last.mono_ms) as f64 / 1_000.0;
+        let (name, seen) = (name.as_str(), &queue.window);
         // A report that comes right after a tick says nothing of a rate.
-        seconds >= SURGE_S_MIN
-            && governor::is_surge(&self.governor, name.as_str(), queue.window.arrivals(), seconds)
+        let is_surge =
+            seconds >= SURGE_S_MIN && governor::is_surge(&self.governor, name, seen.arrivals(), seconds);
+        is_surge || governor::is_first_end(&self.governor, name, &seen.run_time)
     }
 
     /// Whether the queue was not known before.

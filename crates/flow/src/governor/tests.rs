@@ -251,6 +251,19 @@ fn a_surge_is_more_than_noise() {
 }
 
 #[test]
+fn the_first_end_of_a_queue_is_one_that_is_believable_and_after_which_its_run_time_is_known() {
+    let (ended, absurd) = (times(500.0, 5), times(1e12, 5));
+    let mut governor = Loop::default();
+    assert!(!is_first_end(&governor.state, "a", &ended), "never decided");
+    governor.tick(&inputs(&[("a", queue(0, 0))]));
+    assert!(is_first_end(&governor.state, "a", &ended));
+    assert!(!is_first_end(&governor.state, "a", &Histogram::default()));
+    assert!(!is_first_end(&governor.state, "a", &absurd));
+    governor.tick(&inputs(&[("a", queue(20, 5))]));
+    assert!(!is_first_end(&governor.state, "a", &ended));
+}
+
+#[test]
 fn a_surge_is_believed_in_the_short_tick_that_it_called_and_noise_is_not() {
     let rate = |known: u64, arrivals: u64, elapsed_ms: u64| {
         let mut governor = Loop::default();

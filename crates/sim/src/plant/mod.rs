@@ -27,7 +27,7 @@ use jobs::Job;
 pub use meter::{Meter, PoolMeter, QueueMeter, Second};
 use pool::Pool;
 use report::Window;
-pub use report::{PoolReport, QueueReport, Report};
+pub use report::{News, PoolReport, QueueReport, Report};
 
 /// What a controller has decided for a queue.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -193,8 +193,12 @@ impl Plant {
     }
 
     /// Since the last report.
-    pub fn arrived(&self, queue: usize) -> u64 {
-        self.queues[queue].window.arrived
+    pub fn news(&self, queue: usize) -> News<'_> {
+        let window = &self.queues[queue].window;
+        News {
+            arrived: window.arrived,
+            run_times: &window.run_times,
+        }
     }
 
     /// What everybody and jobs use of each resource that is measured (by its place), mean of the time since the last look.

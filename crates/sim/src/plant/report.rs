@@ -13,6 +13,14 @@ pub struct Window {
     pub in_flight_s: f64,
 }
 
+/// What a queue has seen before a tick is due.
+#[derive(Clone, Copy, Debug)]
+pub struct News<'a> {
+    pub arrived: u64,
+    /// Seconds of each job that succeeded.
+    pub run_times: &'a [f64],
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct QueueReport {
     pub arrived: u64,

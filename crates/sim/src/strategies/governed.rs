@@ -8,7 +8,7 @@ use tidegate_flow::{
 
 use super::{Choice, Rule, Seen};
 use crate::{
-    plant::{Limit, PoolReport, QueueReport},
+    plant::{Limit, News, PoolReport, QueueReport},
     scenario::{Queue, Scenario},
 };
 
@@ -71,10 +71,13 @@ impl Rule for Governed {
             && name.is_some_and(|name| governor::is_wave(&self.state, name, others))
     }
 
-    fn is_surge(&self, scenario: &Scenario, queue: usize, arrived: u64, seconds: f64) -> bool {
+    fn is_news(&self, scenario: &Scenario, queue: usize, news: News<'_>, seconds: f64) -> bool {
         let name = scenario.queues.keys().nth(queue);
         self.strategy == Strategy::Adaptive
-            && name.is_some_and(|name| governor::is_surge(&self.state, name, arrived, seconds))
+            && name.is_some_and(|name| {
+                governor::is_surge(&self.state, name, news.arrived, seconds)
+                    || governor::is_first_end(&self.state, name, &histogram(news.run_times))
+            })
     }
 }
 
@@ -121,26 +124,24 @@ fn inputs_of(seen: &Seen<'_>, strategy: Strategy) -> Inputs {
 }
 
 fn resource(pool: &PoolReport) -> ResourceInputs {
-    let mut probe = Histogram::default();
-    pool.probes
-        .iter()
-        .for_each(|seconds| probe.add(1_000.0 * seconds));
     ResourceInputs {
         capacity: pool.capacity,
         headroom: pool.headroom,
         in_use: pool.in_use,
         in_use_by_jobs: pool.by_jobs,
         waiters: pool.waiters,
-        probe,
+        probe: histogram(&pool.probes),
     }
 }
 
+/// Of times in seconds.
+fn histogram(times: &[f64]) -> Histogram {
+    let mut histogram = Histogram::default();
+    times.iter().for_each(|seconds| histogram.add(1_000.0 * seconds));
+    histogram
+}
+
 fn queue_inputs(seen: &Seen<'_>, strategy: Strategy, setup: &Queue, queue: &QueueReport) -> QueueInputs {
-    let mut run_time = Histogram::default();
-    queue
-        .run_times
-        .iter()
-        .for_each(|seconds| run_time.add(1_000.0 * seconds));
     let costs = seen.scenario.costs(setup);
     let names = seen.scenario.resources.keys().enumerate();
     QueueInputs {
@@ -159,7 +160,7 @@ fn queue_inputs(seen: &Seen<'_>, strategy: Strategy, setup: &Queue, queue: &Queu
         in_flight: Some(queue.in_flight),
         slots: u64::from(queue.slots),
         arrivals: queue.arrived,
-        run_time,
+        run_time: histogram(&queue.run_times),
         overload: queue.overload,
         down: queue.down,
         errors: queue.errors,

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use tidegate_flow::governor;
 
 use crate::{
-    plant::{Limit, Report},
+    plant::{Limit, News, Report},
     scenario::Scenario,
 };
 
@@ -48,8 +48,8 @@ pub trait Rule {
         self.is_budgeted()
     }
 
-    /// Whether so many arrivals of a queue (by its place) in so many seconds since the last tick call for one now.
-    fn is_surge(&self, _scenario: &Scenario, _queue: usize, _arrived: u64, _seconds: f64) -> bool {
+    /// Whether what a queue (by its place) has seen in so many seconds since the last tick calls for one now.
+    fn is_news(&self, _scenario: &Scenario, _queue: usize, _news: News<'_>, _seconds: f64) -> bool {
         false
     }
 

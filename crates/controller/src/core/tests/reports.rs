@@ -134,6 +134,26 @@ fn many_more_arrivals_than_before_do_not_wait_for_the_tick() {
 }
 
 #[test]
+fn the_first_jobs_that_end_do_not_wait_for_the_tick_and_the_next_ones_do() {
+    let mut world = world();
+    let ended = |jobs: u64, clock_ms: u64| {
+        let mut report = facts("a", 10, 0, clock_ms);
+        (0..jobs).for_each(|_| report.counts.run_time.add(700.0));
+        report
+    };
+    world.tick_with(vec![ended(0, 90_000)]);
+    world.now.mono_ms += EARLY_TICK_MS;
+    world.report(1, vec![ended(0, 90_001)]);
+    assert!(world.core.next_tick_ms() > world.now.mono_ms, "none has ended");
+    world.report(1, vec![ended(1, 90_002)]);
+    assert_eq!(world.core.next_tick_ms(), world.now.mono_ms);
+    world.core.tick(world.now);
+    world.now.mono_ms += EARLY_TICK_MS;
+    world.report(1, vec![ended(3, 90_003)]);
+    assert!(world.core.next_tick_ms() > world.now.mono_ms, "known by now");
+}
+
+#[test]
 fn pools_that_are_gone_are_not_remembered() {
     let mut world = world();
     let pool = |n: u32| model::ResourceReport {
