@@ -18,8 +18,8 @@ const LOADED_MIN: f64 = 4.0;
 /// What is forgotten of the largest good load, each [`EVIDENCE_S`].
 const FORGET: f64 = 0.01;
 /// Deviations for a slowdown to count, in two windows or in one.
-const SURE: f64 = 2.0;
-const VERY_SURE: f64 = 3.0;
+const SURE: f64 = 2.5;
+const VERY_SURE: f64 = 4.0;
 /// Beyond what ran when a downstream was seen to be back.
 const RESUME: f64 = 1.25;
 /// Where little is known, a slowdown of up to this much may be none.
