@@ -163,7 +163,9 @@ impl<'a> Domain<'a> {
         };
         state.unmeasured_s = 0.0;
         let sample = (in_use - by_jobs).clamp(0.0, capacity);
-        let noise = state.others.or(sample).max(1.0).sqrt();
+        // Of both, as two counts are compared: by what was known alone a queue of callers that is gone is let go bit by bit, and
+        // callers who are slow because jobs make them so push these out.
+        let noise = ((state.others.or(sample) + sample) / 2.0).max(1.0).sqrt();
         state.others.take(sample, noise, seconds);
         let is_full = in_use >= FULL_POOL * capacity;
         state.full_s = if is_full { state.full_s + seconds } else { 0.0 };

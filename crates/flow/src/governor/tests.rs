@@ -150,6 +150,20 @@ fn what_is_wanted_is_not_limited_by_the_fleet() {
 }
 
 #[test]
+fn others_who_have_gone_are_gone_at_once() {
+    let mut governor = Loop::default();
+    let of_others = |units: f64| {
+        let mut inputs = inputs(&[("a", queue(50, 5))]);
+        let pg = inputs.resources.get_mut("pg").expect("there is one");
+        (pg.in_use, pg.in_use_by_jobs) = (Some(5.0 + units), Some(5.0));
+        inputs
+    };
+    (0..3).for_each(|_| drop(governor.tick(&of_others(32.0))));
+    governor.tick(&of_others(10.0));
+    assert_eq!(governor.state.domains["pg"].others.or(0.0), 10.0);
+}
+
+#[test]
 fn others_who_are_not_measured_any_more_are_forgotten_in_the_end() {
     let mut governor = Loop::default();
     governor.settle(6, 300, 35.0);
