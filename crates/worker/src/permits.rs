@@ -242,6 +242,13 @@ impl Permits {
         changed
     }
 
+    /// Whether the router has credit for half of every queue's permits, so that nothing waits for a slot that is told late.
+    pub(crate) fn is_roomy(&self) -> bool {
+        self.queues
+            .iter()
+            .all(|queue| 2 * queue.offered >= queue.permits())
+    }
+
     /// Whether [`Self::offers`] would say something.
     pub(crate) fn has_offers(&self, held_back: u32) -> bool {
         let (wanted, _) = self.divide(held_back);

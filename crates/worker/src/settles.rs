@@ -121,8 +121,12 @@ impl Settles {
             .for_each(|entry| entry.stage = Stage::Queued);
     }
 
+    pub(crate) fn has_queued(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
     pub(crate) fn has_next(&self) -> bool {
-        !self.queue.is_empty() && self.batches.len() < IN_FLIGHT_MAX
+        self.has_queued() && self.batches.len() < IN_FLIGHT_MAX
     }
 
     /// The next message, up to the bounds of one.

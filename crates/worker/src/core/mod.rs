@@ -37,6 +37,9 @@ const GRACE_MAX_MS: u64 = 1_000;
 const OVERDUE_AFTER_MS: u64 = 500;
 /// After a drain's time is up: for handlers to be dropped and their settlements to be answered.
 const DRAIN_EXTRA_MS: u64 = 4_000;
+/// How long outcomes that nobody waits for gather while the router has credit enough: one by one they cost more than a job
+/// that does little.
+const GATHER_MS: u64 = 2;
 /// Closed sessions to name in a hello. Reconnects are a second apart on average, so what falls off has long expired.
 const CLOSED_SESSIONS_MAX: usize = 64;
 
@@ -156,6 +159,8 @@ pub(crate) struct Core {
     ended_ms: u64,
     stuck_since_ms: Option<u64>,
     drain: Option<Drain>,
+    /// Outcomes and free slots are told then; `None`: at once.
+    gather_until_ms: Option<u64>,
 }
 
 impl Core {
@@ -180,6 +185,7 @@ impl Core {
             ended_ms: 0,
             stuck_since_ms: None,
             drain: None,
+            gather_until_ms: None,
         }
     }
 
@@ -237,6 +243,9 @@ impl Core {
                 leases: wire(renewal.leases),
             })));
         }
+        if self.is_gathering(now_ms) {
+            return None;
+        }
         if let Some(settle) = self.settles.next(now_ms) {
             return Some(up(Up::Settle(settle)));
         }
@@ -259,9 +268,9 @@ impl Core {
     /// Whether [`Self::outgoing`] would give something.
     pub(crate) fn has_outgoing(&self, now_ms: u64) -> bool {
         self.stream.as_ref().is_some_and(|stream| stream.welcomed)
-            && (self.settles.has_next()
-                || self.leases.renew_at_ms().is_some_and(|at_ms| now_ms >= at_ms)
-                || self.permits.has_offers(self.held_back()))
+            && (self.leases.renew_at_ms().is_some_and(|at_ms| now_ms >= at_ms)
+                || (!self.is_gathering(now_ms)
+                    && (self.settles.has_next() || self.permits.has_offers(self.held_back()))))
     }
 
     /// Outcomes that pile up because the store does not answer hold back slots: so there are never more than twice as
@@ -269,6 +278,13 @@ impl Core {
     fn held_back(&self) -> u32 {
         let outcomes = u32::try_from(self.settles.len()).unwrap_or(u32::MAX);
         outcomes.saturating_sub(self.settings.slots)
+    }
+
+    /// Whether what there is to tell may wait for more of it.
+    fn is_gathering(&self, now_ms: u64) -> bool {
+        self.gather_until_ms.is_some_and(|at_ms| now_ms < at_ms)
+            && self.drain.is_none()
+            && self.permits.is_roomy()
     }
 
     /// When [`Self::tick`] or [`Self::outgoing`] will have something to do.
@@ -286,6 +302,7 @@ impl Core {
             Some(self.reflexes.wake_at_ms()),
             Some(self.pools.wake_at_ms()),
             self.settles.wake_at_ms(),
+            self.gather_until_ms,
             self.leases.give_up_at_ms(),
             renew,
             rotate,

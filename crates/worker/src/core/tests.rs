@@ -6,6 +6,7 @@ use super::*;
 use crate::{JobError, OVERDUE_MAX};
 
 mod control;
+mod gather;
 mod stuck;
 
 const TTL: u64 = 10_000;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use tidegate_protocol::{
-    domain::{LeaseRef, Settlement},
+    domain::{LeaseRef, Outcome, Settlement},
     v1,
 };
 
-use super::{Core, DRAIN_EXTRA_MS, Drain, Ended, OVERDUE_AFTER_MS, lease_ref};
+use super::{Core, DRAIN_EXTRA_MS, Drain, Ended, GATHER_MS, OVERDUE_AFTER_MS, lease_ref};
 use crate::{OVERDUE_MAX, Verdict, WorkerError, permits::TICK_MS, reflex::Sign, stop::Cause};
 
 impl Core {
@@ -67,7 +67,18 @@ impl Core {
             class,
             run_ms: ended.run_ms,
         };
+        self.gather(now_ms, &settlement.outcome);
         self.settles.push_attempt(settlement, ended.span);
+    }
+
+    /// A result may be waited for, and whatever went wrong is news.
+    fn gather(&mut self, now_ms: u64, outcome: &Outcome) {
+        let can_wait = matches!(outcome, Outcome::Succeeded { result } if result.is_empty());
+        if !can_wait {
+            self.gather_until_ms = None;
+        } else if !self.settles.has_queued() {
+            self.gather_until_ms = Some(now_ms + GATHER_MS);
+        }
     }
 
     /// Does what time asks for.
@@ -75,6 +86,7 @@ impl Core {
     /// # Errors
     /// Too many handlers went on after they were told to stop.
     pub(crate) fn tick(&mut self, now_ms: u64) -> Result<(), WorkerError> {
+        self.gather_until_ms = self.gather_until_ms.filter(|at_ms| now_ms < *at_ms);
         self.settles.tick(now_ms);
         self.look_at_pools(now_ms);
         self.tick_reflexes(now_ms);
