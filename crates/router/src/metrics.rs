@@ -154,7 +154,7 @@ impl Metrics {
     pub fn rejected(&self, queue: &QueueName, reason: &'static str, count: u64) {
         self.rejections
             .add(count, &[self.queue(queue), KeyValue::new("reason", reason)]);
-        let is_gated = matches!(reason, reason::WAIT_TOO_LONG | reason::DOWNSTREAM_DOWN);
+        let is_gated = reason == reason::WAIT_TOO_LONG;
         let refused = Arrivals {
             refused: count,
             gated: if is_gated { count } else { 0 },

@@ -22,7 +22,7 @@ const TIMED: [&str; 3] = ["submit", "lease", "settle"];
 pub struct Arrivals {
     pub submitted: u64,
     pub refused: u64,
-    /// Of those refused, by the controller's gate.
+    /// Of those refused, by the controller's gate because they would wait too long.
     pub gated: u64,
 }
 

@@ -242,7 +242,7 @@ impl Permits {
         changed
     }
 
-    /// Whether the router has credit for half of every queue's permits, so that nothing waits for a slot that is told late.
+    /// Whether the router has credit for half of every queue's permits, so that no job waits for credit that is told late.
     pub(crate) fn is_roomy(&self) -> bool {
         self.queues
             .iter()

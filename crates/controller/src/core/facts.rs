@@ -62,9 +62,9 @@ pub(super) struct Seen {
     pub p99_ms: Option<f64>,
     pub completions_per_s: f64,
     pub failures_per_s: f64,
-    /// Jobs that succeeded, and those that came, refused ones included.
+    /// Jobs that succeeded, and those that came ([`Counts::arrivals`]).
     pub completions: u64,
-    pub offered: u64,
+    pub arrivals: u64,
     /// Of the workers that serve it.
     pub slots: u64,
 }
@@ -159,7 +159,8 @@ impl Core {
         let mut has_news = false;
         for queue in report.queues {
             let counts = &queue.counts;
-            let moved = (counts.arrivals() + counts.completions() > 0).then(|| queue.queue.clone());
+            let moved =
+                (counts.submitted + counts.gated + counts.completions() > 0).then(|| queue.queue.clone());
             is_new |= self.take_queue(queue, now);
             has_news |= moved.is_some_and(|name| self.has_news(&name, now));
         }
@@ -179,9 +180,9 @@ impl Core {
         };
         let seconds = now.mono_ms.saturating_sub(last.mono_ms) as f64 / 1_000.0;
         let (name, seen) = (name.as_str(), &queue.window);
+        let arrivals = seen.arrivals(queue.policy().submit_rate, seconds);
         // A report that comes right after a tick says nothing of a rate.
-        let is_surge =
-            seconds >= SURGE_S_MIN && governor::is_surge(&self.governor, name, seen.arrivals(), seconds);
+        let is_surge = seconds >= SURGE_S_MIN && governor::is_surge(&self.governor, name, arrivals, seconds);
         is_surge || governor::is_first_end(&self.governor, name, &seen.run_time)
     }
 
@@ -266,8 +267,9 @@ impl Core {
         let (all_frozen, current) = (self.frozen, self.caps.current(name.as_str()));
         let queue = self.queues.get_mut(name)?;
         let counts = std::mem::take(&mut queue.window);
-        queue.seen = queue.seen.after(&counts, slots, elapsed_ms);
         let (policy, costs) = (queue.policy(), queue.costs());
+        let arrivals = counts.arrivals(policy.submit_rate, elapsed_ms as f64 / 1_000.0);
+        queue.seen = queue.seen.after(&counts, arrivals, slots, elapsed_ms);
         let pinned = match (queue.removing, queue.pin) {
             (true, _) => Some(0),
             // What is held where it is goes on from there.
@@ -287,7 +289,7 @@ impl Core {
             // Workers report it; without one, what runs now is all that is known.
             in_flight: (in_flight > 0.0).then_some(in_flight),
             slots,
-            arrivals: counts.arrivals(),
+            arrivals,
             run_time: counts.run_time,
             overload: counts.overload,
             down: counts.down,
@@ -360,7 +362,7 @@ impl Core {
 }
 
 impl Seen {
-    fn after(self, counts: &Counts, slots: u64, elapsed_ms: u64) -> Self {
+    fn after(self, counts: &Counts, arrivals: u64, slots: u64, elapsed_ms: u64) -> Self {
         let seconds = elapsed_ms.max(1) as f64 / 1_000.0;
         let times: &Histogram = &counts.run_time;
         Self {
@@ -369,7 +371,7 @@ impl Seen {
             completions_per_s: counts.completions() as f64 / seconds,
             failures_per_s: counts.failures() as f64 / seconds,
             completions: counts.completions(),
-            offered: counts.submitted.saturating_add(counts.refused),
+            arrivals,
             slots,
         }
     }

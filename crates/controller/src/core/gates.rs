@@ -102,7 +102,7 @@ impl Queue {
         let inputs = admission::Inputs {
             deadline_s: deadline_ms as f64 / 1_000.0,
             ready: self.store.ready,
-            arrivals: seen.offered,
+            arrivals: seen.arrivals,
             completions: seen.completions,
             run_time_s: seen.mean_ms.unwrap_or(0.0) / 1_000.0,
             target: self.goal.target,

@@ -91,7 +91,7 @@ pub struct Counts {
     pub job_errors: u64,
     pub submitted: u64,
     pub refused: u64,
-    /// Of those refused, by the gate.
+    /// Of those refused, by the gate because they would wait too long.
     pub gated: u64,
 }
 
@@ -111,10 +111,15 @@ impl Counts {
         self.overload + self.down + self.errors
     }
 
-    /// Jobs that came to be run. What the gate refused is among them: a queue that is refused its jobs because it has too
-    /// few slots would else want no more of them.
-    pub fn arrivals(&self) -> u64 {
-        self.submitted + self.gated
+    /// Jobs that came to be run, in so many seconds. What the gate refused is among them: a queue that is refused its jobs
+    /// because it has too few slots would else want no more of them. The gate is asked before `rate` (a second, 0 = none):
+    /// what would have been over that is no demand.
+    pub fn arrivals(&self, rate: u32, seconds: f64) -> u64 {
+        let most = match rate {
+            0 => u64::MAX,
+            rate => (f64::from(rate) * seconds) as u64,
+        };
+        self.submitted.max((self.submitted + self.gated).min(most))
     }
 
     /// Jobs that succeeded.

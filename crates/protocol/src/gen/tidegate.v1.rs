@@ -1064,7 +1064,7 @@ pub struct QueueReport {
     /// Five failures of class down in a row.
     #[prost(bool, tag = "12")]
     pub down: bool,
-    /// Routers: of those refused, by the controller's gate. They were demand, as those submitted were.
+    /// Routers: of those refused, by the controller's gate because they would wait too long. They were demand, as those submitted.
     #[prost(uint64, tag = "13")]
     pub gated: u64,
 }

@@ -228,7 +228,11 @@ async fn the_controller_is_told_what_its_gate_refused_apart_from_what_limits_did
     let (mut shut, mut limited) = ((0, 0), (0, 0));
     while shut.0 == 0 || limited.0 == 0 {
         for queue in node.report().await.queues {
-            let sum = if queue.queue == "shut" { &mut shut } else { &mut limited };
+            let sum = if queue.queue == "shut" {
+                &mut shut
+            } else {
+                &mut limited
+            };
             (sum.0, sum.1) = (sum.0 + queue.refused, sum.1 + queue.gated);
         }
     }

@@ -16,6 +16,7 @@ impl Core {
                 continue;
             };
             self.permits.set_target(&queue, target.target);
+            self.gather_until_ms = None;
             self.limit(now_ms, &queue);
             tracing::debug!(%queue, target = target.target, reason = target.reason, "target");
         }

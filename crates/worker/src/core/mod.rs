@@ -37,8 +37,9 @@ const GRACE_MAX_MS: u64 = 1_000;
 const OVERDUE_AFTER_MS: u64 = 500;
 /// After a drain's time is up: for handlers to be dropped and their settlements to be answered.
 const DRAIN_EXTRA_MS: u64 = 4_000;
-/// How long outcomes that nobody waits for gather while the router has credit enough: one by one they cost more than a job
-/// that does little.
+/// How long successes without a result gather while the router has credit enough: one by one they cost more than a job that
+/// does little. Where the store's cap is below the targets (it ran out, or a raise is on its way) slots are held so much
+/// longer.
 const GATHER_MS: u64 = 2;
 /// Closed sessions to name in a hello. Reconnects are a second apart on average, so what falls off has long expired.
 const CLOSED_SESSIONS_MAX: usize = 64;

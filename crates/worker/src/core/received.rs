@@ -137,6 +137,8 @@ impl Core {
         }
         tracing::debug!(job_id = %lease.id, why, "grant handed back");
         self.leases.settle(&lease);
+        // Another worker may run it.
+        self.gather_until_ms = None;
         let outcome = Outcome::Released {
             error: why.to_owned(),
         };

@@ -71,10 +71,10 @@ impl Core {
         self.settles.push_attempt(settlement, ended.span);
     }
 
-    /// A result may be waited for, and whatever went wrong is news.
+    /// A result is waited for, and whatever went wrong is news.
     fn gather(&mut self, now_ms: u64, outcome: &Outcome) {
         let can_wait = matches!(outcome, Outcome::Succeeded { result } if result.is_empty());
-        if !can_wait {
+        if !can_wait || self.drain.is_some() || !self.permits.is_roomy() {
             self.gather_until_ms = None;
         } else if !self.settles.has_queued() {
             self.gather_until_ms = Some(now_ms + GATHER_MS);

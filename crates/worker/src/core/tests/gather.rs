@@ -54,6 +54,19 @@ fn nothing_gathers_where_a_slot_may_be_waited_for_or_in_a_drain() {
 }
 
 #[test]
+fn a_grant_that_is_handed_back_does_not_wait() {
+    let mut core = running(2);
+    ended_at(&mut core, 20, 1, quiet());
+    let unreadable = v1::Grant {
+        queue: "other".to_owned(),
+        job_id: "other:0:00000000000000000000000000000009".to_owned(),
+        ..grant(9)
+    };
+    assert!(granted(&mut core, 20, 3, vec![unreadable]).is_empty());
+    assert_eq!(settled(&said(&mut core, 20)).len(), 2);
+}
+
+#[test]
 fn while_answers_stay_out_nothing_is_put_off_again_and_again() {
     let mut core = running(4);
     for n in [1, 2] {
