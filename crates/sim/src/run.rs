@@ -105,8 +105,8 @@ pub fn run(scenario: &Scenario, strategy: &str, setup: &Setup) -> Result<Outcome
     Ok(outcome)
 }
 
-/// Runs the plant to the next tick, which an alarm, a surge, a queue's first end or a wave brings forward; reports come once a second. Gives
-/// the newest look at the pools, if that is why.
+/// Runs the plant to the next tick, which an alarm, a surge, a queue's first end or a wave brings forward; reports come
+/// once a second. Gives the newest look at the pools, if that is why.
 fn wait(
     plant: &mut Plant,
     rule: &dyn Rule,

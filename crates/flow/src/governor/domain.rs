@@ -164,7 +164,7 @@ impl<'a> Domain<'a> {
         state.unmeasured_s = 0.0;
         let sample = (in_use - by_jobs).clamp(0.0, capacity);
         // Of both, as two counts are compared: by what was known alone a queue of callers that is gone is let go bit by bit, and
-        // callers who are slow because jobs make them so push these out.
+        // callers who are slow because of the jobs push the jobs out.
         let noise = ((state.others.or(sample) + sample) / 2.0).max(1.0).sqrt();
         state.others.take(sample, noise, seconds);
         let is_full = in_use >= FULL_POOL * capacity;
