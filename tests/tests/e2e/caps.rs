@@ -19,17 +19,22 @@ fn capped(cap: u32) -> RouterOptions {
 /// Looks at the queue each 100 ms; answers the most slots seen, after checking each sample against the cap.
 async fn highest_sample(router: &str, time: Duration) -> u64 {
     let end = Instant::now() + time;
-    let (mut before, mut highest) = (0, 0);
+    let (mut cap_before, mut slots_before, mut highest) = (0, 0, 0);
     while Instant::now() < end {
         if let Some(queue) = queue_stats(router, "email").await {
             let cap = u64::from(queue.effective_cap.expect("a queue that costs has a cap"));
-            // A lowered cap drains; it never admits.
+            // A lowered cap drains; it never admits. Until it was lowered, jobs were admitted up to the one before.
+            let drains_from = if cap < cap_before {
+                slots_before.max(cap_before)
+            } else {
+                slots_before
+            };
             assert!(
-                queue.slots <= cap.max(before),
-                "{} slots, {before} before, cap {cap}",
+                queue.slots <= cap.max(drains_from),
+                "{} slots under a cap of {cap}, {slots_before} before under {cap_before}",
                 queue.slots
             );
-            before = queue.slots;
+            (cap_before, slots_before) = (cap, queue.slots);
             highest = highest.max(queue.slots);
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
