@@ -88,13 +88,14 @@ impl Operation {
         format!(
             "redis.register_function{{function_name='tidegate_{name}_{version}', flags={{{flags}}}, \
              callback=function(keys, args)\noperations = operations or make()\n\
-             operations.{begin}(keys, args)\nreturn operations.{name}()\nend}}\n",
+             operations.{begin}\nreturn operations.{name}()\nend}}\n",
             name = self.name,
-            // These are about no queue.
-            begin = if [PULSE.name, ENTER.name].contains(&self.name) {
-                "take"
-            } else {
-                "begin"
+            begin = match self.name {
+                // These are about no queue.
+                "pulse" | "enter" => "take(keys, args)",
+                // These look into generations of names.
+                "submit" | "handover" => "begin(keys, args, true)",
+                _ => "begin(keys, args)",
             },
             flags = flags.join(",")
         )

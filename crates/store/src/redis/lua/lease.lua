@@ -26,28 +26,32 @@ local function caps()
   return cap, min(max(retry_cap, 1), cap)
 end
 
-local cap, retry_cap, slots
+local cap, retry_cap
+-- Those in use, by lane.
+local slots = {}
 -- Of each want: session, incarnation, room left, and the heads that its jobs get. Dealt one at a time, in turns.
 local wants, next_want
 local until_text
--- What is granted: in which order (bytes of the answer's text), ids, bodies; heads, and the place of each; and whether that
+-- What is granted: in which order (bytes of the answer's text), ids, bodies; heads, and the place of each. And whether that
 -- is all there was.
-local given
+local given, are_all
 local is_whole = parts.is_whole
 
-local function read_wants()
-  wants, next_want = {}, 1
+local function wanted_in_all()
   local wanted = 0
+  for i = 6, #ARGV, 2 do wanted = wanted + tonumber(ARGV[i]) end
+  return wanted
+end
+
+local function deal()
+  given, wants, next_want = {order = {}, ids = {}, bodies = {}, heads = {}, place_of = {}}, {}, 1
   for i = 5, #ARGV, 2 do
     local session = sub(ARGV[i], 1, 16)
-    local want = {
+    wants[#wants + 1] = {
       ids = ARGV[i], session = session, incarnation = sub(ARGV[i], 17, 32), room = tonumber(ARGV[i + 1]),
       leases = members_of(set_add, session_set(session)), at = #wants,
     }
-    wants[#wants + 1] = want
-    wanted = wanted + want.room
   end
-  return wanted
 end
 
 local function take_want()
@@ -70,6 +74,10 @@ local function grant(want, id, head, body)
 end
 
 local function told(answer)
+  if not given then
+    answer[4], answer[5], answer[6] = answer[4] or '', answer[5] or '', answer[6] or 0
+    return answer
+  end
   local heads, bodies = given.heads, given.bodies
   local n = #heads
   answer[4], answer[5], answer[6] = string.char(unpack(given.order)), table.concat(given.ids), n
@@ -82,33 +90,56 @@ end
 
 -- What jobs without a head come to alike: the same fence, and for each want the same head. It is put together from its
 -- parts, in the order of HEAD; `zeros`: reason to releases; numbers from SEQ to SETTLED; blamed and length of the error.
-local head_of
+local head_of, leased_head
 do
 local RUNNING_START = string.char(FORMAT_VERSION, RUNNING, 0)
 local zeros, zeros_seq, zeros_blamed = ('\0'):rep(14), ('\0'):rep(48), ('\0'):rep(20)
+-- `ids`: session and incarnation.
+function leased_head(body, fence, ids)
+  return RUNNING_START .. string.char(flags_of(body)) .. zeros .. fence .. zeros_seq
+    .. sub(body, KEY_END_AT, KEY_END_AT + 3) .. ids .. zeros_blamed
+end
+
 function head_of(want, body, fence)
   local kind = sub(body, KEY_END_AT, FLAGS_AT)
-  local head = want.head
   -- Neighbours are mostly alike.
-  if want.kind ~= kind then
-    head = RUNNING_START .. string.char(flags_of(body)) .. zeros .. fence .. zeros_seq .. sub(kind, 1, 4) .. want.ids
-      .. zeros_blamed
-    want.kind, want.head = kind, head
-  end
-  return head
+  if want.kind ~= kind then want.kind, want.head = kind, leased_head(body, fence, want.ids) end
+  return want.head
 end
+end
+
+-- The only job there is, or that is wanted: most calls, where there is little to do. The same as below, without the lists
+-- that many jobs need. Answers whether it could be leased that way.
+local function lease_single(id, answer)
+  if #id ~= 16 or record[USED] ~= 0 then return false end
+  local body = parts.just_entered and parts.just_entered[id] or call('HGET', K.bodies, id)
+  if not is_whole(body) then return false end
+  local at = 5
+  while tonumber(ARGV[at + 1]) == 0 do at = at + 2 end
+  local ids, fence = ARGV[at], spack('>I8', max(1, NOW))
+  local head, entry = leased_head(body, fence, ids), id .. fence
+  call('HSET', K.heads, id, head)
+  call('ZADD', K.leases[0], until_text, entry)
+  call('SADD', session_set(sub(ids, 1, 16)), entry)
+  call('LPOP', K.ready[0])
+  answer[4], answer[5], answer[6], answer[7], answer[8] = sub(spack('>I4I2', (at - 5) / 2, 0), 3), id, 1, head, body
+  return true
 end
 
 -- The beginning of the first lane, as far as jobs without a head stand there; many at a time. Answers how many it dealt.
 -- It is the first that a call does.
-local function lease_fresh(most)
+local function lease_fresh(most, answer)
   local entries = call('LRANGE', K.ready[0], 0, most - 1)
+  are_all = #entries == 0 and record[USED] == 0
+  if #entries == 1 and lease_single(entries[1], answer) then
+    are_all = most > 1
+    slots[0] = slots[0] + 1
+    return 1
+  end
   local n = 0
   while n < #entries and #entries[n + 1] == 16 do n = n + 1 end
-  if n == 0 then
-    given.are_all = #entries == 0 and record[USED] == 0
-    return 0
-  end
+  if n == 0 then return 0 end
+  deal()
   local fence, leases, dealt, looked = spack('>I8', max(1, NOW)), members_of(sorted_add, K.leases[0]), 0, 0
   while looked < n do
     -- Few at first: payloads may be large.
@@ -137,7 +168,7 @@ local function lease_fresh(most)
     end
   end
   call('LTRIM', K.ready[0], looked, -1)
-  given.are_all = record[USED] == 0 and looked == #entries and looked < most
+  are_all = record[USED] == 0 and looked == #entries and looked < most
   slots[0] = slots[0] + dealt
   return dealt
 end
@@ -167,6 +198,7 @@ end
 local function lease_one(ahead)
   local job = take_ready(ahead)
   if not job then return false end
+  if not given then deal() end
   local want, other = take_want(), 1 - job[LANE]
   change(job, false, leased, want.session, want.incarnation, until_text)
   job.encoded = encode(job)
@@ -180,25 +212,25 @@ made.lease = function()
   create()
   reset_ready()
   cap, retry_cap = caps()
-  local wanted = read_wants()
+  local wanted = wanted_in_all()
   until_text = as_text(NOW + policy.lease_ttl_ms)
   local is_known = tonumber(ARGV[4]) == policy.digest
   local answer = {0, NOW, not is_known and (call('HGET', K.meta, 'policy') or '')}
-  given = {order = {}, ids = {}, bodies = {}, heads = {}, place_of = {}, are_all = false}
+  given, are_all = nil, false
   local granted, most = 0, min(wanted, tonumber(ARGV[2]))
   -- A server that stalled works off what its callers have given up on: such jobs would run with nobody.
   if NOW > (tonumber(ARGV[3]) or math.huge) then most = 0 end
   if most > 0 and cap > 0 then
-    slots = {[0] = slot_count(0), [1] = slot_count(1)}
+    slots[0], slots[1] = slot_count(0), slot_count(1)
     if ready_count(1) == 0 and record[STALE] == 0 then
       local room = min(most, cap - slots[0] - slots[1])
-      if room > 0 then granted = lease_fresh(room) end
+      if room > 0 then granted = lease_fresh(room, answer) end
     end
-    while granted < most and not (tired or given.are_all) and lease_one(most - granted) do granted = granted + 1 end
+    while granted < most and not (tired or are_all) and lease_one(most - granted) do granted = granted + 1 end
   end
   if granted < wanted then
     answer[1] = 1
-    set(HUNGRY, (given.are_all or ready_left(0) + ready_left(1) <= 0) and FOR_A_JOB or FOR_ANYTHING)
+    set(HUNGRY, (are_all or ready_left(0) + ready_left(1) <= 0) and FOR_A_JOB or FOR_ANYTHING)
     -- There is more, only not in this call.
     if tired or (parts.is_handover and most == 0) then wake() end
   elseif parts.is_handover and record[HUNGRY] ~= 0 and ready_left(0) + ready_left(1) > 0 then

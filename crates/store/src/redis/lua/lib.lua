@@ -28,6 +28,8 @@ function name_keys(tag)
     queues_named = queues_named + 1
     k = {tag = tag, ready = {}, leases = {}, ghosts = {}, history = {}, awaited = {}}
     k.keys, k.ids, k.generations = {}, {}, 0
+    -- Counted by submit.lua.
+    k.room, k.keys_room = 0, 0
     for lane = 0, 1 do
       k.ready[lane], k.leases[lane], k.ghosts[lane] =
         tag .. ':ready:' .. lane, tag .. ':leases:' .. lane, tag .. ':ghosts:' .. lane
@@ -98,8 +100,20 @@ local MADE, PAUSED, HUNGRY, TURN, HOLD_UNTIL, SEQ_LAST, STALE, USED = 1, 2, 3, 4
 local policy, record, record_changed, cap_text
 local NEW_QUEUE, STATE_FORMAT = '0 0 0 0 0 0 0 0 0 0', ('%.0f '):rep(10)
 
-local function read_record()
-  local stored = call('HMGET', K.meta, 'numbers', 'state', 'cap')
+-- What other parts do at the beginning and the end of a call. `is_handover`: jobs that are entered are handed out in the
+-- same call, so nobody need be woken for them. `just_entered`: id -> body of these. `units`: kind -> ends of generations of
+-- names, if they were read with the record; see names.lua.
+local parts = {is_handover = false, just_entered = nil, units = {}, are_units_read = false}
+
+local function read_record(with_units)
+  local stored
+  if with_units then
+    stored = call('HMGET', K.meta, 'numbers', 'state', 'cap', 'keys', 'ids')
+    parts.units.keys, parts.units.ids = stored[4], stored[5]
+  else
+    stored = call('HMGET', K.meta, 'numbers', 'state', 'cap')
+  end
+  parts.are_units_read = with_units
   policy, record, cap_text = policy_from(stored[1] or POLICY_DEFAULTS), numbers(stored[2] or NEW_QUEUE), stored[3]
   record_changed = false
 end
@@ -141,10 +155,6 @@ local heads_put, bodies_put, gone = {}, {}, {}
 local pushed, succeeded, ended = {[0] = {}, [1] = {}}, {}, {}
 -- Totals that grow.
 local submitted_n, succeeded_n, dead_n = 0, 0, 0
--- What other parts do at the beginning and the end of a call. `is_handover`: jobs that are entered are handed out in the
--- same call, so nobody need be woken for them.
--- `just_entered`: id -> body of these.
-local parts = {is_handover = false, just_entered = nil}
 
 local function list_in(lists, key)
   local list = lists[key]
@@ -245,11 +255,11 @@ local bytes_read
 
 local function take(keys, args) KEYS, ARGV = keys, args end
 
-local function begin(keys, args)
+local function begin(keys, args, with_units)
   take(keys, args)
   name_keys(KEYS[1])
   read_time()
-  read_record()
+  read_record(with_units)
   bytes_read, parts.is_handover, parts.just_entered = 0, false, nil
   let_go()
 end

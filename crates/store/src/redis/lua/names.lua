@@ -19,10 +19,15 @@ local END_MAX_MS = 4294967295 * KEY_UNIT_MS
 -- When a key ends that is entered now, if its job ends soon; lifecycle.rs has the same.
 function name_end(window_ms) return min(NOW + window_ms + floor(window_ms / 64), END_MAX_MS) end
 
--- The generation of what ends at `ms`.
-function generation_of(ms, window_ms)
+local function span_of(window_ms)
   local _, exponent = math.frexp(max(window_ms, UNIT_MS))
-  local span = min(math.ldexp(1, exponent - 1), END_MAX_MS)
+  return min(math.ldexp(1, exponent - 1), END_MAX_MS)
+end
+
+-- The generation of what ends at `ms`.
+local last_window_ms, span = UNIT_MS, UNIT_MS
+function generation_of(ms, window_ms)
+  if window_ms ~= last_window_ms then last_window_ms, span = window_ms, span_of(window_ms) end
   return (floor(ms / span) + 1) * (span / UNIT_MS)
 end
 
@@ -42,7 +47,7 @@ local function generation_key(kind, unit)
   return key
 end
 
-local units_of, set_units, names_in, write_name, find_names, in_force, move_key, ends_late_enough, close_key
+local units_of, set_units, know_generation, names_in, write_name, find_names, in_force, move_key, ends_late_enough, close_key
 -- What this call has entered: kind -> name -> entry.
 local entered = {keys = {}, ids = {}}
 do
@@ -56,7 +61,7 @@ local generations = {}
 function units_of(kind)
   local units = generations[kind]
   if not units then
-    units = numbers(call('HGET', K.meta, kind) or '')
+    units = numbers((parts.are_units_read and parts.units[kind] or call('HGET', K.meta, kind)) or '')
     generations[kind] = units
   end
   return units
@@ -72,22 +77,23 @@ parts.reset_names = function()
   entered.keys, entered.ids, names_put, names_out, names_changed = {}, {}, {}, {}, false
 end
 
+function know_generation(kind, unit)
+  local units = units_of(kind)
+  for i = #units, 1, -1 do if units[i] == unit then return end end
+  units = {unit, unpack(units)}
+  table.sort(units)
+  set_units(kind, units)
+end
+
 -- Names and entries by turns that flush() writes into a generation, which is known from now on.
 function names_in(kind, unit)
-  local units = units_of(kind)
-  for i = #units, 0, -1 do
-    if units[i] == unit then break end
-    if i == 0 then
-      units = {unit, unpack(units)}
-      table.sort(units)
-      set_units(kind, units)
-    end
-  end
+  know_generation(kind, unit)
   names_changed = true
   return list_in(names_put, generation_key(kind, unit))
 end
 
 function write_name(kind, unit, name, entry)
+  if kind == 'keys' then K.keys_room = K.keys_room - 1 end
   local list = names_in(kind, unit)
   local n = #list
   list[n + 1], list[n + 2] = name, entry
@@ -153,7 +159,10 @@ parts.flush_names = function()
   for key, args in next, names_out do in_pieces('HDEL', key, args) end
   for key, args in next, names_put do in_pieces('HSET', key, args) end
   for kind, units in next, generations do
-    if units.changed then call('HSET', K.meta, kind, table.concat(units, ' ')) end
+    if units.changed then
+      call('HSET', K.meta, kind, table.concat(units, ' '))
+      parts.are_units_read = false
+    end
   end
 end
 

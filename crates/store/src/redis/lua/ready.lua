@@ -8,9 +8,12 @@ do
 
 -- Stale entries dropped in one call at most.
 local STALE_MAX = 2000
-local stale, read_ahead
+local stale, read_ahead = 0, {}
 
-function reset_ready() tired, stale, read_ahead = false, 0, {} end
+function reset_ready()
+  tired, stale = false, 0
+  if next(read_ahead) then read_ahead = {} end
+end
 
 local function list_of(lane)
   local list = read_ahead[lane]

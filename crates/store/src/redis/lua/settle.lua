@@ -6,11 +6,11 @@
 --                   wait in ms (8), a number in [0, 1) (8), the result of a success or else the error
 -- returns           a byte of each: 0 = no such job, the state after it = recorded, 10 + the state = stale
 
-local PLAIN_BYTES, OUTCOME_AT, TEXT_AT = 24, 25, 42
+local PLAIN_BYTES, OUTCOME_AT, TEXT_AT, SETTLED_ONE = 24, 25, 42, string.char(SUCCEEDED)
 
--- What a success makes of a running job's head, put together from its parts in the order of HEAD: how the new head begins
--- and the fence, or false where more has to be done than with most jobs (a result is awaited, a loss is blamed on
--- somebody, the key needs another end). life.lua says the same of one job.
+-- What a success makes of a running job's head, put together from its parts in the order of HEAD: how the new head begins,
+-- the fence, lane and session; nothing where more has to be done than with most jobs (a result is awaited, a loss is blamed
+-- on somebody, the key needs another end). life.lua says the same of one job.
 local RUNNING_START, SUCCEEDED_START =
   string.char(FORMAT_VERSION, RUNNING), string.char(FORMAT_VERSION, SUCCEEDED)
 local no_reason, no_releases, no_error = string.char(0, O_SUCCEEDED), ('\0'):rep(4), ('\0'):rep(4)
@@ -18,17 +18,41 @@ local function success_of(head, now)
   if #head < HEAD_BYTES or sub(head, 1, 2) ~= RUNNING_START or byte(head, 3) > 1 or byte(head, 4) % 2 == WANT_RESULT
     or sub(head, 111, 126) ~= NOBODY
   then
-    return false
+    return nil
   end
   local attempts, key_end = sunpack('>I4', head, 7), sunpack('>I4', head, 75)
-  if not ends_late_enough(key_end) then return false end
+  if not ends_late_enough(key_end) then return nil end
   local fence = sub(head, 19, 26)
-  return {
-    start = SUCCEEDED_START .. sub(head, 3, 4) .. no_reason .. spack('>I4', attempts + 1) .. sub(head, 11, 14)
-      .. no_releases .. sub(head, 19, 58) .. now .. fence .. sub(head, 75, 126) .. no_error,
-    fence = fence, leases = members_of(sorted_remove, K.leases[byte(head, 3)]),
-    held = members_of(set_remove, session_set(sub(head, 79, 94))),
-  }
+  return SUCCEEDED_START .. sub(head, 3, 4) .. no_reason .. spack('>I4', attempts + 1) .. sub(head, 11, 14)
+    .. no_releases .. sub(head, 19, 58) .. now .. fence .. sub(head, 75, 126) .. no_error, fence, byte(head, 3),
+    sub(head, 79, 94)
+end
+
+-- Many jobs share their head: false, or what a success makes of it and the lists that its leases leave.
+local function common_success(head, now)
+  local start, fence, lane, session = success_of(head, now)
+  return start and {
+    start = start, fence = fence, leases = members_of(sorted_remove, K.leases[lane]),
+    held = members_of(set_remove, session_set(session)),
+  } or false
+end
+
+-- One success without a result: most calls, where there is little to do. The same as below, without the lists that many
+-- jobs need. Answers whether it was that.
+local function settle_one(item)
+  if #item ~= PLAIN_BYTES then return false end
+  local id = sub(item, 1, 16)
+  local head = call('HGET', K.heads, id)
+  if not head then return false end
+  local new_head, fence, lane, session = success_of(head, spack('>I8', NOW))
+  if not new_head or fence ~= sub(item, 17) then return false end
+  call('ZREM', K.leases[lane], item)
+  call('SREM', session_set(session), item)
+  call('HSET', K.heads, id, new_head)
+  succeeded[1], succeeded_n = id, 1
+  wake_for_slot()
+  flush()
+  return true
 end
 
 local function settle(item, id)
@@ -58,7 +82,7 @@ local function settle_some(first, last, answers, new_heads)
     if head and jobs[id] == nil and not new_heads[id] and (plain or byte(item, OUTCOME_AT) == O_SUCCEEDED) then
       success = successes[head]
       if success == nil then
-        success = success_of(head, now)
+        success = common_success(head, now)
         successes[head] = success
       end
     end
@@ -93,6 +117,7 @@ local function drop_surplus()
 end
 
 made.settle = function()
+  if #ARGV == 2 and settle_one(ARGV[2]) then return SETTLED_ONE end
   local answers, new_heads, all_alike = {}, {}, true
   for first = 2, #ARGV, LOAD_MAX do
     if not all_alike then

@@ -9,7 +9,7 @@
 --                   {2, id, state or 0, 1 = the job is kept, result or nil} a duplicate
 --                   {3, depth, max} full, {4, max} no room for another key, {5, id} the key is another payload's
 
-local PLAIN_BYTES = 28
+local PLAIN_BYTES, ENTERED_ONE = 28, string.char(READY)
 
 -- An entry that another job holds under the same name.
 local function duplicate(kind, entry, hash)
@@ -32,13 +32,56 @@ local function keys_held()
   return n
 end
 
--- Jobs that may still be entered, of any kind and with a key. Counted closely where it might matter: a queue that holds
--- fewer jobs of any state has room.
+-- Jobs that may still be entered, of any kind and with a key. A queue that holds fewer jobs of any state has room; only
+-- else it is counted closely. Where there is much of it, it is counted once for some hundreds of jobs: nothing but a submit
+-- takes it.
+local COUNTED_FOR = 256
 local function rooms(n, keyed_n)
-  local room, keys_room = policy.max_depth - call('HLEN', K.bodies), 0
-  if room < n then room = policy.max_depth - depth() end
-  if keyed_n > 0 then keys_room = policy.max_keys - keys_held() end
-  return room, keys_room
+  if K.counted_for ~= policy then K.counted_for, K.room, K.keys_room = policy, 0, 0 end
+  if K.room < n then
+    local room = policy.max_depth - call('HLEN', K.bodies)
+    if room < n then return policy.max_depth - depth(), policy.max_keys - keys_held() end
+    K.room = min(room, max(n, COUNTED_FOR))
+  end
+  if K.keys_room < keyed_n then K.keys_room = min(policy.max_keys - keys_held(), max(keyed_n, COUNTED_FOR)) end
+  return K.room, K.keys_room
+end
+
+local function take_room(n, keyed_n)
+  K.room, K.keys_room = K.room - n, K.keys_room - keyed_n
+end
+
+-- Whether a name means something, or has meant it until lately.
+local function is_known(kind, name)
+  local known = units_of(kind)
+  for g = #known, 1, -1 do if call('HEXISTS', generation_key(kind, known[g]), name) == 1 then return true end end
+  return false
+end
+
+-- One job that waits for nothing and whose name is new: most calls, where there is little to do. The same as below,
+-- without the lists that many jobs need. Answers whether it was that.
+local function enter_one(entry, rest, name)
+  local is_keyed = byte(rest) % 4 >= HAS_KEY
+  local room, keys_room = rooms(1, is_keyed and 1 or 0)
+  if #entry ~= PLAIN_BYTES or room <= 0 or (is_keyed and keys_room <= 0) then return false end
+  local key_ends = name_end(policy.idempotency_window_ms)
+  if name ~= '' then
+    local kind, window_ms, ends = 'keys', policy.idempotency_window_ms, key_ends
+    if not is_keyed then kind, window_ms, ends = 'ids', REQUEST_ID_WINDOW_MS, NOW + REQUEST_ID_WINDOW_MS end
+    if is_known(kind, name) then return false end
+    local unit = generation_of(ends, window_ms)
+    know_generation(kind, unit)
+    call('HSET', generation_key(kind, unit), name, entry .. stamp_of(ends))
+  end
+  local id = sub(entry, 1, 16)
+  local body = sub(spack('>I8I4', NOW, is_keyed and floor(key_ends / KEY_UNIT_MS) or 0), 3) .. rest
+  call('HSET', K.bodies, id, body)
+  call('RPUSH', K.ready[0], id)
+  if parts.is_handover then entering[id], has_entered = body, true else wake() end
+  take_room(1, is_keyed and 1 or 0)
+  submitted_n = 1
+  flush()
+  return true
 end
 
 -- A job that has to wait or has a deadline has a head from the beginning.
@@ -95,12 +138,13 @@ end
 made.submit = function()
   create()
   local n = (#ARGV - 1) / 3
+  if n == 1 and enter_one(ARGV[2], ARGV[3], ARGV[4]) then return ENTERED_ONE end
   local key_ends = name_end(policy.idempotency_window_ms)
   local keys, ids, keyed_n = names_of(n, key_ends)
   local room, keys_room = rooms(n, keyed_n)
   local keyed_start = sub(spack('>I8I4', NOW, floor(key_ends / KEY_UNIT_MS)), 3)
   local plain_start = sub(keyed_start, 1, KEY_END_AT - 1) .. '\0\0\0\0'
-  local answers, entered_n, ready = {}, 0, pushed[0]
+  local answers, entered_n, new_keys_n, ready = {}, 0, 0, pushed[0]
   for i = 1, n do
     local entry, rest, name = ARGV[3 * i - 1], ARGV[3 * i], ARGV[3 * i + 1]
     local id, is_plain, is_keyed = sub(entry, 1, 16), #entry == PLAIN_BYTES, byte(rest) % 4 >= HAS_KEY
@@ -115,7 +159,7 @@ made.submit = function()
       answers[i] = {4, policy.max_keys}
     else
       if name ~= '' then remember(names, name, entry) end
-      if is_keyed and is_new then keys_room = keys_room - 1 end
+      if is_keyed and is_new then keys_room, new_keys_n = keys_room - 1, new_keys_n + 1 end
       local body, m = (is_keyed and keyed_start or plain_start) .. rest, 2 * entered_n
       bodies_put[m + 1], bodies_put[m + 2], entering[id], has_entered = id, body, body, true
       if is_plain then
@@ -126,6 +170,7 @@ made.submit = function()
       room, entered_n = room - 1, entered_n + 1
     end
   end
+  take_room(entered_n, new_keys_n)
   if #ready > 0 and not parts.is_handover then wake() end
   submitted_n = entered_n
   flush()
