@@ -62,10 +62,12 @@ impl Core {
                 return Err(NoNumber::Stale(format!("nothing is decided about {name} yet")));
             }
             let jobs = queue.store.ready.saturating_add(queue.store.running);
-            // Before the first job has ended nobody knows what is needed, but no more than one slot a job.
-            let wanted = match queue.seen.mean_ms {
-                Some(_) => u64::from(queue.goal.wanted),
-                None => u64::from(queue.goal.wanted).min(jobs),
+            // Before the first job has ended nobody knows what is needed, and of a queue whose workers have all left what
+            // was found is what it keeps warm: but no more than one slot a job.
+            let is_found = queue.seen.mean_ms.is_some() && queue.seen.slots > 0;
+            let wanted = match is_found {
+                true => u64::from(queue.goal.wanted),
+                false => u64::from(queue.goal.wanted).min(jobs),
             };
             desired.slots += wanted.max(queue.store.running);
             desired.is_active |= queue.store.ready + queue.store.running + queue.store.slots > 0;

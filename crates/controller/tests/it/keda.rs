@@ -144,6 +144,16 @@ async fn a_fleet_grows_from_nothing_and_from_one_worker() {
         ),
         ("tidegate-slots", 10, 10.0)
     );
+    // The fleet goes home and three more jobs come.
+    drop(worker);
+    *router.store.lock().unwrap().queues.get_mut("jobs").unwrap() = Stored {
+        ready: 3,
+        ..Stored::default()
+    };
+    eventually("three jobs need three slots", async || {
+        scaler.slots("jobs").await.unwrap() == 3
+    })
+    .await;
     // What runs is never less than what is said.
     router
         .store
