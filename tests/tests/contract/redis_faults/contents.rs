@@ -1,6 +1,6 @@
 //! What is stored is not what this version writes, or not what it wrote; and what is large.
 
-use tidegate_protocol::domain::{JobState, SettleResult, SubmitOutcome};
+use tidegate_protocol::domain::{JobState, Policy, SettleResult, SubmitOutcome};
 use tidegate_store::{ITEMS_PER_CALL_MAX, OpenError, OpenOptions, StoreError, open};
 use tidegate_tests::{Redis, RedisOptions, Sandbox};
 
@@ -16,6 +16,27 @@ async fn unsuitable(redis: &Redis<'_>) -> String {
         Some(OpenError::Unsuitable(text)) => text,
         other => panic!("it was not refused as unsuitable: {other:?}"),
     }
+}
+
+/// The library that the server keeps counts room in advance: what it has not seen itself must not be taken for room, be it of
+/// another database or of another version of the library.
+#[tokio::test]
+async fn room_that_was_counted_is_not_spent_on_what_others_have_filled() {
+    let sandbox = Sandbox::new();
+    let redis = redis_server(&sandbox).await;
+    let one = Fixture::redis_at(&redis.url(), 0).await;
+    let other = Fixture::redis_at(&redis.url().replace("/0", "/1"), 0).await;
+    let policy = Policy {
+        max_depth: 3,
+        ..Policy::default()
+    };
+    one.put("email", policy.clone()).await;
+    other.put("email", policy).await;
+    other.fill("email", 3).await;
+    one.fill("email", 1).await;
+    let full = Err(StoreError::QueueFull { depth: 3, max: 3 });
+    assert_eq!(other.submit(job("email", "a fourth")).await, full);
+    assert!(one.submit(job("email", "a second")).await.is_ok());
 }
 
 #[tokio::test]

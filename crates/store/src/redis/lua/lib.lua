@@ -5,7 +5,8 @@
 --
 -- All of this is one library: its functions are made once, at the first call, and begin() resets what belongs to a call.
 -- An operation reads, fills lists of what is to be written, and ends with flush(), which writes them with few commands.
--- So one that fails half-way has written nothing of what it was about to.
+-- So one that fails half-way has written nothing of what it was about to. What is done for one job without lists is
+-- written when everything has been read and checked.
 --
 -- What costs time here is the number of commands, and the number of texts that pass between the server and Lua. So
 -- commands take hundreds of jobs at once, texts that are equal are made once a call, and texts that are read again and
@@ -28,8 +29,8 @@ function name_keys(tag)
     queues_named = queues_named + 1
     k = {tag = tag, ready = {}, leases = {}, ghosts = {}, history = {}, awaited = {}}
     k.keys, k.ids, k.generations = {}, {}, 0
-    -- Counted by submit.lua.
-    k.room, k.keys_room = 0, 0
+    -- What submit.lua has counted, and the total as it has left it.
+    k.room, k.keys_room, k.submitted_total = 0, 0, -1
     for lane = 0, 1 do
       k.ready[lane], k.leases[lane], k.ghosts[lane] =
         tag .. ':ready:' .. lane, tag .. ':leases:' .. lane, tag .. ':ghosts:' .. lane
@@ -102,14 +103,14 @@ local NEW_QUEUE, STATE_FORMAT = '0 0 0 0 0 0 0 0 0 0', ('%.0f '):rep(10)
 
 -- What other parts do at the beginning and the end of a call. `is_handover`: jobs that are entered are handed out in the
 -- same call, so nobody need be woken for them. `just_entered`: id -> body of these. `units`: kind -> ends of generations of
--- names, if they were read with the record; see names.lua.
-local parts = {is_handover = false, just_entered = nil, units = {}, are_units_read = false}
+-- names, if they were read with the record, as `submitted_total` is then; see names.lua.
+local parts = {is_handover = false, just_entered = nil, units = {}, are_units_read = false, submitted_total = 0}
 
 local function read_record(with_units)
   local stored
   if with_units then
-    stored = call('HMGET', K.meta, 'numbers', 'state', 'cap', 'keys', 'ids')
-    parts.units.keys, parts.units.ids = stored[4], stored[5]
+    stored = call('HMGET', K.meta, 'numbers', 'state', 'cap', 'keys', 'ids', 'submitted_total')
+    parts.units.keys, parts.units.ids, parts.submitted_total = stored[4], stored[5], tonumber(stored[6] or 0)
   else
     stored = call('HMGET', K.meta, 'numbers', 'state', 'cap')
   end
@@ -197,7 +198,7 @@ local function flush_record()
     call('HSET', K.meta, 'state', format(STATE_FORMAT, unpack(record)))
     record_changed = false
   end
-  if submitted_n > 0 then call('HINCRBY', K.meta, 'submitted_total', submitted_n) end
+  if submitted_n > 0 then K.submitted_total = call('HINCRBY', K.meta, 'submitted_total', submitted_n) end
   if succeeded_n > 0 then call('HINCRBY', K.meta, 'succeeded_total', succeeded_n) end
   if dead_n > 0 then call('HINCRBY', K.meta, 'dead_total', dead_n) end
   if woken then call('PUBLISH', 'tg:wake', K.tag:match('^{tg:([^:]*):')) end

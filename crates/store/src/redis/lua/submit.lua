@@ -34,10 +34,13 @@ end
 
 -- Jobs that may still be entered, of any kind and with a key. A queue that holds fewer jobs of any state has room; only
 -- else it is counted closely. Where there is much of it, it is counted once for some hundreds of jobs: nothing but a submit
--- takes it.
+-- takes it. One that this library has not seen (of another version, in another database, while another server was the
+-- master) shows in the total.
 local COUNTED_FOR = 256
 local function rooms(n, keyed_n)
-  if K.counted_for ~= policy then K.counted_for, K.room, K.keys_room = policy, 0, 0 end
+  if K.counted_for ~= policy or K.submitted_total ~= parts.submitted_total then
+    K.counted_for, K.submitted_total, K.room, K.keys_room = policy, parts.submitted_total, 0, 0
+  end
   if K.room < n then
     local room = policy.max_depth - call('HLEN', K.bodies)
     if room < n then return policy.max_depth - depth(), policy.max_keys - keys_held() end
