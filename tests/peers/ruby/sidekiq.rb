@@ -23,7 +23,7 @@ class BenchJob
   WAITS = Queue.new
 
   def perform(job)
-    WAITS << (now - job['at'].to_i) / 1e6
+    WAITS << (job['at'] == '0' ? nil : (now - job['at'].to_i) / 1e6)
     return if SLEEP.zero?
 
     puts "start #{job['id']}"
@@ -48,11 +48,12 @@ def submit(mode, first, second = 0)
   when 'count'
     (size = [500, first.to_i - sent].min; bulk(sent, size); sent += size) while sent < first
   when 'rate'
-    while sent < first * second
+    # Jobs of the first second have no time: they are the warm-up.
+    while sent < first * (1 + second)
       at = start + (sent / first * 1e9).to_i
       left = at - now
       sleep(left / 1e9) if left > 0
-      BenchJob.perform_async(payload(sent, at))
+      BenchJob.perform_async(payload(sent, sent < first ? 0 : at))
       sent += 1
     end
   end
@@ -65,7 +66,7 @@ def work(concurrency)
   Sidekiq.on(:startup) { puts 'ready' }
   Thread.new { loop { sleep 0.1; puts "handled #{BenchJob::WAITS.size} #{now}" } }
   at_exit do
-    waits = Array.new(BenchJob::WAITS.size) { BenchJob::WAITS.pop }.sort
+    waits = Array.new(BenchJob::WAITS.size) { BenchJob::WAITS.pop }.compact.sort
     at = ->(share) { waits[[waits.size - 1, (waits.size * share).floor].min] || 0 }
     puts "pickup #{at.(0.5)} #{at.(0.99)} #{at.(0.999)} #{at.(1.0)} #{waits.size}"
   end

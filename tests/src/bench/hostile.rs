@@ -65,7 +65,10 @@ pub async fn run(options: &Options) -> anyhow::Result<Figures> {
         figures.add("hostile_p99_ratio", attacked / calm);
         figures.add("hostile_elsewhere_p99_ratio", elsewhere / calm);
         figures.add("hostile_router_growth_mb", grown_kb / 1024.0);
-        figures.add("hostile_bad_messages_per_s", messages / (LEAD + time).as_secs_f64());
+        figures.add(
+            "hostile_bad_messages_per_s",
+            messages / (LEAD + time).as_secs_f64(),
+        );
     }
     Ok(figures)
 }
@@ -111,7 +114,9 @@ impl Attack {
         ensure!(code == 0, "the attackers ended with {code}: {}", self.0.tail());
         let said = self.0.stdout();
         let sent = said.lines().find_map(|line| line.strip_suffix(SENT));
-        Ok(sent.context("the attackers did not say what they sent")?.parse()?)
+        Ok(sent
+            .context("the attackers did not say what they sent")?
+            .parse()?)
     }
 }
 

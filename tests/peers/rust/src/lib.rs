@@ -60,13 +60,15 @@ where
             join_all((0..lanes).map(|_| lane())).await;
         }
         "rate" => {
-            let total = (first * second) as u64;
+            let total = (first * (1.0 + second)) as u64;
             let runtime = Handle::current();
             // A thread, because the runtime's timer knows whole milliseconds.
             let send = move || {
                 let jobs = (0..total).map(|id| {
                     let at = start + (id as f64 / first * 1e9) as u64;
                     thread::sleep(Duration::from_nanos(at.saturating_sub(now_ns())));
+                    // Jobs of the first second have no time: they are the warm-up.
+                    let at = if (id as f64) < first { 0 } else { at };
                     runtime.spawn(add(vec![payload(id, at)]))
                 });
                 jobs.collect::<Vec<_>>()
@@ -112,11 +114,11 @@ impl Work {
     /// The handler.
     pub async fn handle(&self, job: &Value) {
         let at = job["at"].as_str().and_then(|at| at.parse().ok()).unwrap_or(0);
-        let wait = now_ns().saturating_sub(at) as f64 / 1e6;
-        self.waits
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(wait);
+        if at > 0 {
+            let wait = now_ns().saturating_sub(at) as f64 / 1e6;
+            let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+            waits.push(wait);
+        }
         if !self.sleep.is_zero() {
             println!("start {}", job["id"]);
             tokio::time::sleep(self.sleep).await;
