@@ -9,8 +9,9 @@ use crate::codec::plain;
 
 /// Failures that are part of life.
 const ACCEPTED: f64 = 0.01;
-/// Results in a tick that say something.
+/// Results in a tick that say something, and failures among them: one of few is an accident.
 const RESULTS_MIN: u64 = 5;
+const FAILED_MIN: u64 = 2;
 /// Cuts in a row after which failures that have not fallen to [`HELPED`] are not this load's doing.
 const CUTS_MAX: u32 = 3;
 const HELPED: f64 = 0.8;
@@ -70,8 +71,7 @@ impl Failures {
             self.cuts = 0;
             return None;
         }
-        // A tick without failures is no reason.
-        if self.since_cut_s < 2.0 * EVIDENCE_S * 0.95 || failed == 0 {
+        if self.since_cut_s < 2.0 * EVIDENCE_S * 0.95 || failed < FAILED_MIN {
             return None;
         }
         self.since_cut_s = 0.0;
@@ -122,6 +122,8 @@ mod tests {
         assert!((left - 0.6).abs() < 0.01 && reason == Reason::ErrorCut, "{left}");
         assert_eq!(failures.take(80, 100, 1.0), None, "too soon");
         assert_eq!(failures.take(4, 4, 5.0), None, "too few");
+        let mut quiet = Failures::default();
+        assert_eq!(quiet.take(1, 6, 5.0), None, "an accident");
     }
 
     #[test]
