@@ -20,6 +20,8 @@ const NOISE: f64 = 0.1;
 const NOISE_WEIGHT_MIN: f64 = 0.2;
 /// Changes up to this part are not worth one.
 const HYSTERESIS: f64 = 0.1;
+/// Nor is taking this part away while nobody else wants it: a cap that is not used costs nothing.
+const KEPT: f64 = 0.25;
 
 /// A queue's wish before budgets.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +32,15 @@ pub(super) struct Need {
     pub slots: u32,
     /// With the reserve of a contended domain.
     pub lean: u32,
+}
+
+/// What a step depends on beside its queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setting {
+    /// No limit has been met yet.
+    pub is_first: bool,
+    /// The domain can't serve every demand.
+    pub is_contended: bool,
 }
 
 impl QueueState {
@@ -82,13 +93,13 @@ impl QueueState {
         })
     }
 
-    /// From the last target towards the demand. `is_first`: no limit has been met yet.
-    pub(super) fn step(&self, demand: u32, warm: u32, is_first: bool, seconds: f64) -> (u32, Reason) {
+    /// From the last target towards the demand.
+    pub(super) fn step(&self, demand: u32, warm: u32, setting: Setting, seconds: f64) -> (u32, Reason) {
         let Some(target) = self.target else {
             return (demand, Reason::Cold);
         };
         if demand > target {
-            let growth = if is_first { STEP_FIRST } else { STEP };
+            let growth = if setting.is_first { STEP_FIRST } else { STEP };
             let from = f64::from(target);
             let reach = (from * growth).max(from + STEP_MIN) as u32;
             return match demand > reach {
@@ -99,7 +110,10 @@ impl QueueState {
         if demand < target {
             let left = (f64::from(target) * DECAY.powf(seconds / EVIDENCE_S)).floor() as u32;
             let to = left.max(demand);
-            if is_slight(demand, target) || self.idle_s < IDLE_S {
+            let is_kept = !setting.is_contended
+                && demand > warm
+                && f64::from(target - demand) <= KEPT * f64::from(target);
+            if is_kept || is_slight(demand, target) || self.idle_s < IDLE_S {
                 return (target, Reason::Hysteresis);
             }
             return (

@@ -1,7 +1,7 @@
 //! What each queue wishes for, and how far this tick goes towards it.
 
 use super::{
-    demand::Need,
+    demand::{Need, Setting},
     inputs::Strategy,
     params::{EVIDENCE_S, STEP, WARM},
     reason::Reason,
@@ -21,6 +21,8 @@ pub(super) struct Wish {
     pub beyond: Option<u32>,
     pub stepped: u32,
     pub reason: Reason,
+    /// Its domain cannot serve every demand.
+    pub is_contended: bool,
 }
 
 impl Turn<'_> {
@@ -52,6 +54,7 @@ impl Turn<'_> {
             beyond: None,
             stepped: max,
             reason: Reason::Demand,
+            is_contended: false,
         };
         if let Some(answer) = self.answers.get(&at) {
             (wish.demand, wish.reason) = (answer.demand, answer.reason);
@@ -100,6 +103,7 @@ impl Turn<'_> {
                 continue;
             }
             for (at, _) in &domain.members {
+                wishes[*at].is_contended = true;
                 if let Some(need) = wishes[*at].need {
                     wishes[*at].demand = wishes[*at].demand.min(need.lean);
                 }
@@ -143,7 +147,11 @@ impl Turn<'_> {
                 wish.stepped = wish.demand;
                 return;
             }
-            let (stepped, reason) = state.step(wish.demand, wish.warm, !capacity.has_met_limit, self.seconds);
+            let setting = Setting {
+                is_first: !capacity.has_met_limit,
+                is_contended: wish.is_contended,
+            };
+            let (stepped, reason) = state.step(wish.demand, wish.warm, setting, self.seconds);
             wish.stepped = stepped;
             if !is_limit || reason == Reason::StepCap {
                 wish.reason = reason;
