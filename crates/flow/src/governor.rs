@@ -124,12 +124,13 @@ pub fn is_first_end(state: &State, queue: &str, run_times: &Histogram) -> bool {
         && speed::is_believable(run_times)
 }
 
-/// The same for other users of a resource: `in_use_by_others` is the mean since the last tick.
+/// The same for other users of a resource, coming or going: `in_use_by_others` is the mean since the last look. What a
+/// wave leaves behind is given back as soon as it is over.
 pub fn is_wave(state: &State, resource: &str, in_use_by_others: f64) -> bool {
     let Some(known) = state.domains.get(resource).and_then(|domain| domain.others.value) else {
         return false;
     };
-    in_use_by_others - known > SURGE_SIGMAS * known.max(1.0).sqrt()
+    (in_use_by_others - known).abs() > SURGE_SIGMAS * known.max(1.0).sqrt()
 }
 
 /// Every queue's own signals; gives the answers of the baseline rule for the queues that ask for it.

@@ -26,7 +26,7 @@ pub const DOWN: f64 = 0.5;
 /// Of the capacity that others leave, jobs take this much: the last connections are where queueing explodes.
 pub const USABLE: f64 = 0.95;
 /// Others are given so much more than they use: they come in bursts, and they cannot be asked to wait.
-pub const OTHERS: f64 = 1.15;
+pub const OTHERS: f64 = 1.18;
 /// A backlog is to be gone in this time, if there is room.
 pub const DRAIN_S: f64 = 10.0;
 /// Share of the budget that is kept ready, divided over its queues: a first burst finds slots.
