@@ -34,6 +34,8 @@ const GROWTH_MAX: f64 = 0.5;
 const AROUND_KNEE: std::ops::RangeInclusive<f64> = 0.85..=1.1;
 /// Windows in a row that run well around a knee, after which it is not believed any more.
 const GOOD_MAX: u32 = 3;
+/// It does not grow further beyond what jobs may hold anyway.
+const BEYOND: f64 = 1.15;
 /// Share of what jobs may use that is in use when the capacity is what binds.
 const BOUND: f64 = 0.8;
 /// A cut of this much must have arrived for its effect to be judged.
@@ -61,6 +63,10 @@ pub struct Evidence {
     /// Mean units that jobs held, and others.
     pub in_flight: f64,
     pub others: f64,
+    /// What others hold by now: callers that were slow because of the jobs may be gone.
+    pub others_now: f64,
+    /// Units that jobs may hold whatever the capacity.
+    pub room: f64,
     pub is_waiting: bool,
     /// Usual run time, seconds.
     pub run_time_s: f64,
@@ -222,7 +228,7 @@ impl Capacity {
         } else if is_bound
             && (!is_loaded || smooth < ROOM.max(1.0 + (seen.pooled.error() / 2.0).min(ERROR_MAX)))
         {
-            self.grow(jobs);
+            self.grow(jobs, seen.room);
         } else if is_bound && seen.is_waiting && smooth < FULL {
             self.good = 0;
             self.climb_on(seen, jobs);
@@ -236,11 +242,11 @@ impl Capacity {
     fn cut_for_speed(&mut self, seen: &Evidence, smooth: f64) {
         let before = self.units;
         // Little: what is in use by its slowdown is what is really served.
-        let served = SERVED * (seen.in_flight + seen.others) / smooth - seen.others;
+        let served = SERVED * (seen.in_flight + seen.others) / smooth - seen.others_now;
         // Where jobs take twice their time a small cut would not show.
         let least = if smooth > SEVERE { CUT * CUT } else { CUT };
         let to = (least * seen.in_flight).max(served);
-        self.cut(to, seen.in_flight, seen.others, Reason::LatencyCut);
+        self.cut(to, seen.in_flight, seen.others_now, Reason::LatencyCut);
         let run_time_s = seen.run_time_s * smooth;
         self.test = Some(Test {
             slowdown: seen.pooled.slowdown(),
@@ -266,6 +272,8 @@ impl Capacity {
         self.has_met_limit = true;
         (self.hot, self.hot_mean) = (0, 0.0);
         self.climb = None;
+        // Two cuts at once can't be told apart, and what refuses jobs is full.
+        self.test = None;
         self.reason = reason;
     }
 
@@ -309,9 +317,10 @@ impl Capacity {
         Verdict::Rebase
     }
 
-    fn grow(&mut self, jobs: f64) {
+    fn grow(&mut self, jobs: f64, room: f64) {
         self.climb = None;
-        if !self.units.is_finite() {
+        // What something else keeps from running says nothing of the capacity.
+        if !self.units.is_finite() || jobs > BEYOND * room {
             return;
         }
         let is_around = AROUND_KNEE.contains(&(self.units / self.knee.max(1.0)));

@@ -14,6 +14,8 @@ fn seen(slowdown: f64, in_flight: f64) -> Evidence {
         seconds: 5.0,
         in_flight,
         others: 0.0,
+        others_now: 0.0,
+        room: 1_000.0,
         is_waiting: true,
         run_time_s: 0.4,
         is_refused: false,
@@ -97,4 +99,48 @@ fn while_a_downstream_is_gone_nothing_is_learned_of_a_resource() {
     };
     assert_eq!(capacity.judge(&gone), Verdict::None);
     assert!(capacity.units.is_infinite());
+}
+
+#[test]
+fn a_cut_for_refusals_ends_the_test_of_another() {
+    let mut capacity = Capacity::default();
+    assert_eq!(capacity.judge(&seen(2.0, 30.0)), Verdict::Cut);
+    let left = capacity.units;
+    capacity.cut(0.5 * left, left, 0.0, Reason::ErrorCut);
+    // As slow as before with half of them: by the first cut alone that would be nobody's fault here.
+    assert_ne!(capacity.judge(&seen(2.0, capacity.units)), Verdict::Rebase);
+    assert!(capacity.units < left);
+}
+
+#[test]
+fn callers_that_are_gone_leave_nothing_behind_in_a_cut() {
+    let crowded = Evidence {
+        others: 15.0,
+        others_now: 3.0,
+        ..seen(2.0, 20.0)
+    };
+    let mut capacity = Capacity::default();
+    assert_eq!(capacity.judge(&crowded), Verdict::Cut);
+    assert!(capacity.units <= 20.0, "half of 35 is served: {}", capacity.units);
+}
+
+#[test]
+fn it_does_not_grow_where_something_else_is_what_binds() {
+    let mut capacity = Capacity {
+        units: 30.0,
+        ..Capacity::default()
+    };
+    let kept_small = Evidence {
+        room: 12.0,
+        ..seen(1.0, 12.0)
+    };
+    for _ in 0..20 {
+        capacity.judge(&kept_small);
+    }
+    assert_eq!(capacity.units, 30.0);
+    capacity.judge(&Evidence {
+        room: 40.0,
+        ..seen(1.0, 30.0)
+    });
+    assert!(capacity.units > 30.0);
 }

@@ -23,8 +23,9 @@ const JOBS_MIN: u64 = 10;
 const LIGHT: f64 = 0.6;
 /// IQR by median above which job times say little, and a probe says more.
 const MIXED: f64 = 3.0;
-/// Share of the weight of queues that a test needs jobs of.
+/// Share of the weight of queues that a test needs jobs of, and the standard error that it may have.
 const TRIED: f64 = 0.8;
+const TRIED_ERROR: f64 = 0.15;
 /// Share of a cap that counts as all of it.
 const IN_USE: f64 = 0.9;
 /// More than the capacity by this factor cannot be in use: it is a broken report.
@@ -217,6 +218,8 @@ impl<'a> Domain<'a> {
             seconds: window.seconds,
             in_flight: window.in_flight / window.seconds,
             others: window.others / window.seconds,
+            others_now: others,
+            room: self.hard.min(self.left(others)),
             is_waiting: self.is_waiting,
             run_time_s,
             is_refused: state.overload.holds_retries(),
@@ -263,10 +266,10 @@ impl<'a> Domain<'a> {
     }
 
     /// The slowdown since the cut, each queue compared with itself and weighted as before the cut. `None`: no test is
-    /// open, or queues of weight have too few jobs yet.
+    /// open, or the jobs since then are too few, or too mixed, to tell.
     fn trial(&self, state: &DomainState, queues: &mut [QueueState]) -> Option<f64> {
         let is_last = state.capacity.test.as_ref()?.windows_left <= 1;
-        let (mut all, mut known, mut sum) = (0.0, 0.0, 0.0);
+        let (mut all, mut known, mut sum, mut variance) = (0.0, 0.0, 0.0, 0.0);
         for at in &self.judged {
             let queue = &mut queues[*at];
             let times = std::mem::take(&mut queue.window);
@@ -277,12 +280,14 @@ impl<'a> Domain<'a> {
             queue.window = times;
             all += queue.trial.weight;
             let tried = Sample::of(&queue.trial.times).and_then(|sample| sample.ratio(&queue.baseline));
-            if let Some((ratio, _)) = tried {
+            if let Some((ratio, error)) = tried {
+                variance += (queue.trial.weight * error / ratio).powi(2);
                 known += queue.trial.weight;
                 sum += queue.trial.weight * ratio;
             }
         }
-        (known > 0.0 && known >= TRIED * all).then_some(sum / known)
+        let is_known = known > 0.0 && known >= TRIED * all && variance.sqrt() < TRIED_ERROR * known;
+        is_known.then_some(sum / known)
     }
 
     /// The jobs' speed; where jobs are of all kinds, that of the probe.
@@ -346,17 +351,21 @@ impl<'a> Domain<'a> {
         }
     }
 
+    /// What others leave of the resource.
+    fn left(&self, others: f64) -> f64 {
+        let of = |resource: &ResourceInputs| USABLE * f64::from(resource.capacity) - OTHERS * others;
+        self.resource.map_or(f64::INFINITY, of)
+    }
+
     /// What its queues may hold together.
     pub fn budget(&self, state: &DomainState) -> Budget {
         let mut units = self.hard;
         let mut reason = Reason::HardCap;
         if self.is_adaptive {
             let others = state.others.or(0.0);
-            if let Some(resource) = self.resource {
-                let left = USABLE * f64::from(resource.capacity) - OTHERS * others;
-                if state.others.value.is_some() && left < units {
-                    (units, reason) = (left, Reason::PoolSaturation);
-                }
+            let left = self.left(others);
+            if state.others.value.is_some() && left < units {
+                (units, reason) = (left, Reason::PoolSaturation);
             }
             if state.capacity.units - others < units {
                 (units, reason) = (state.capacity.units - others, state.capacity.reason);
