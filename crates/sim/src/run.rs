@@ -44,28 +44,34 @@ pub struct Outcome {
 }
 
 pub fn run(scenario: &Scenario, strategy: &str, setup: &Setup) -> Result<Outcome> {
-    let mut rule = strategies::by_name(strategy, scenario)?;
     let mut plant = Plant::new(scenario, setup.seed);
-    let mut liar = Liar::default();
-    let tick_s = rule.tick_s().unwrap_or(setup.tick_s);
-    let mut caps = vec![0; scenario.queues.len()];
-    let mut outcome = Outcome {
-        meter: Meter::default(),
-        length_s: scenario.length_s,
-        ticks: Vec::new(),
-        moved: 0,
-        last_change_s: 0.0,
-    };
+    let rule = strategies::by_name(strategy, scenario)?;
     plant.has_reflexes = rule.has_reflexes();
+    let tick_s = rule.tick_s().unwrap_or(setup.tick_s);
+    let mut course = Course {
+        scenario,
+        rule,
+        plant,
+        decided: Vec::new(),
+        caps: vec![0; scenario.queues.len()],
+        outcome: Outcome {
+            meter: Meter::default(),
+            length_s: scenario.length_s,
+            ticks: Vec::new(),
+            moved: 0,
+            last_change_s: 0.0,
+        },
+    };
+    let mut liar = Liar::default();
     let (mut last, mut next) = (0.0, 0.0);
     loop {
-        let wave = wait(&mut plant, rule.as_ref(), scenario, last, next);
-        let now = plant.now;
+        let wave = course.wait(last, next);
+        let now = course.plant.now;
         if now >= scenario.length_s {
             break;
         }
         // At the start nothing has been seen yet.
-        let mut truth = plant.report(if now > 0.0 { now - last } else { tick_s });
+        let mut truth = course.plant.report(if now > 0.0 { now - last } else { tick_s });
         for (at, in_use, by_jobs) in wave {
             (truth.pools[at].in_use, truth.pools[at].by_jobs) = (Some(in_use), Some(by_jobs));
         }
@@ -76,66 +82,85 @@ pub fn run(scenario: &Scenario, strategy: &str, setup: &Setup) -> Result<Outcome
             scenario,
             tick_s,
         };
-        let choices = rule.decide(&seen);
-        let before = caps.clone();
-        apply(rule.as_ref(), &choices, &mut caps, &plant);
-        let moved: u64 = caps
-            .iter()
-            .zip(&before)
-            .map(|(new, old)| u64::from(new.abs_diff(*old)))
-            .sum();
-        // The first caps are no change.
-        if now > 0.0 {
-            outcome.moved += moved;
-        }
-        if moved > 0 {
-            outcome.last_change_s = now;
-        }
-        plant.set_limits(&limits(&choices, &caps));
+        course.decided = course.rule.decide(&seen);
+        course.order();
         if setup.keeps_log {
-            outcome.ticks.push(Tick {
+            course.outcome.ticks.push(Tick {
                 at: now,
-                choices,
-                caps: caps.clone(),
+                choices: course.decided.clone(),
+                caps: course.caps.clone(),
             });
         }
         (last, next) = (now, (now + tick_s).min(scenario.length_s));
     }
-    outcome.meter = plant.meter;
-    Ok(outcome)
+    course.outcome.meter = course.plant.meter;
+    Ok(course.outcome)
 }
 
-/// Runs the plant to the next tick, which an alarm, a surge, a queue's first end or a wave brings forward; reports come
-/// once a second. Gives the newest look at the pools, if that is why.
-fn wait(
-    plant: &mut Plant,
-    rule: &dyn Rule,
-    scenario: &Scenario,
-    last: f64,
-    mut next: f64,
-) -> Vec<(usize, f64, f64)> {
-    let (mut looked_at, mut wave) = (last, Vec::new());
-    while plant.now < next {
-        let until = next.min(plant.now.floor() + REPORT_S);
-        let mut is_early = plant.run(until) && rule.has_reflexes();
-        if plant.now == until {
-            let looks = plant.look(plant.now - looked_at);
-            looked_at = plant.now;
-            let since = plant.now - last;
-            is_early |= (0..plant.queues()).any(|at| rule.is_news(scenario, at, plant.news(at), since));
-            if looks
-                .iter()
-                .any(|(at, all, jobs)| rule.is_wave(scenario, *at, all - jobs))
-            {
-                is_early = true;
-                wave = looks;
+/// A run on its way.
+struct Course<'a> {
+    scenario: &'a Scenario,
+    rule: Box<dyn Rule>,
+    plant: Plant,
+    /// Of the last tick, and what has been ordered of it.
+    decided: Vec<Choice>,
+    caps: Vec<u32>,
+    outcome: Outcome,
+}
+
+impl Course<'_> {
+    /// Runs the plant to the next tick, which an alarm, a surge, a queue's first end or a wave brings forward; reports come
+    /// once a second. Gives the newest look at the pools, if that is why.
+    fn wait(&mut self, last: f64, mut next: f64) -> Vec<(usize, f64, f64)> {
+        let (mut looked_at, mut wave) = (last, Vec::new());
+        while self.plant.now < next {
+            let until = next.min(self.plant.now.floor() + REPORT_S);
+            let mut is_early = self.plant.run(until) && self.rule.has_reflexes();
+            if self.plant.now == until {
+                if self.is_waiting() {
+                    self.order();
+                }
+                let (plant, rule, scenario) = (&mut self.plant, self.rule.as_ref(), self.scenario);
+                let looks = plant.look(plant.now - looked_at);
+                looked_at = plant.now;
+                let since = plant.now - last;
+                is_early |= (0..plant.queues()).any(|at| rule.is_news(scenario, at, plant.news(at), since));
+                if looks
+                    .iter()
+                    .any(|(at, all, jobs)| rule.is_wave(scenario, *at, all - jobs))
+                {
+                    is_early = true;
+                    wave = looks;
+                }
+            }
+            if is_early {
+                next = next.min((last + EARLY_TICK_S).max(self.plant.now));
             }
         }
-        if is_early {
-            next = next.min((last + EARLY_TICK_S).max(plant.now));
-        }
+        wave
     }
-    wave
+
+    /// Whether a raise waits for slots that are still held.
+    fn is_waiting(&self) -> bool {
+        let mut pairs = self.decided.iter().zip(&self.caps);
+        self.rule.is_budgeted() && pairs.any(|(choice, cap)| *cap < choice.limit.cap)
+    }
+
+    /// Orders what was decided, as far as it can be paid now.
+    fn order(&mut self) {
+        let before = self.caps.clone();
+        apply(self.rule.as_ref(), &self.decided, &mut self.caps, &self.plant);
+        let pairs = self.caps.iter().zip(&before);
+        let moved: u64 = pairs.map(|(new, old)| u64::from(new.abs_diff(*old))).sum();
+        // The first caps are no change.
+        if self.plant.now > 0.0 {
+            self.outcome.moved += moved;
+        }
+        if moved > 0 {
+            self.outcome.last_change_s = self.plant.now;
+        }
+        self.plant.set_limits(&limits(&self.decided, &self.caps));
+    }
 }
 
 fn limits(choices: &[Choice], caps: &[u32]) -> Vec<Limit> {

@@ -7,6 +7,7 @@ use tidegate_protocol::domain::{Cap, CapRecord, QueueName, Version};
 
 use super::{
     Core,
+    facts::Queue,
     model::{CapAnswer, Effect, Now, Order, StreamId},
 };
 
@@ -98,6 +99,37 @@ impl Core {
     pub(super) fn pay_raises(&mut self, now: Now) {
         let changed = self.order(now, |current, next| next > current);
         self.record(changed, now);
+    }
+
+    /// Asks again for queues that ran more than their lowered cap when the store answered, once they run less and somebody
+    /// waits for their slots: a raise is paid within a second or two of the slots and not at the next tick.
+    pub(super) fn follow_drains(&mut self, now: Now) {
+        let may_order = self.is_leader && !self.is_held() && self.requests.is_empty();
+        let Some(writer) = self.writer.filter(|_| may_order) else {
+            return;
+        };
+        let current = |name: &QueueName| self.caps.current(name.as_str());
+        let mut queues = self.queues.iter();
+        let is_waiting = queues.any(|(name, queue)| {
+            queue.is_decided && current(name).is_some_and(|current| current < queue.goal.cap)
+        });
+        let has_drained = |(name, queue): &(&QueueName, &Queue)| {
+            let answered = self.caps.slots(name.as_str());
+            answered > u64::from(current(name).unwrap_or(u32::MAX)) && queue.store.slots < answered
+        };
+        let drained: Vec<QueueName> = match is_waiting {
+            true => self
+                .queues
+                .iter()
+                .filter(has_drained)
+                .map(|(name, _)| name.clone())
+                .collect(),
+            false => Vec::new(),
+        };
+        if !drained.is_empty() {
+            let asked = drained.into_iter().map(|queue| (queue, None)).collect();
+            self.send_caps(writer, asked, now);
+        }
     }
 
     fn order(&mut self, now: Now, is_due: impl Fn(u32, u32) -> bool) -> BTreeMap<QueueName, Changed> {

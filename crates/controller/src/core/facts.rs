@@ -170,6 +170,9 @@ impl Core {
         if is_new || report.alarm || has_news {
             self.tick_soon(now);
         }
+        if self.writer == Some(stream) {
+            self.follow_drains(now);
+        }
     }
 
     /// Whether a queue need not wait for the next tick: more has arrived since the last one than noise explains, or its

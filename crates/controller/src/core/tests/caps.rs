@@ -57,6 +57,26 @@ fn two_queues_never_hold_more_than_the_budget() {
 }
 
 #[test]
+fn what_has_drained_pays_for_a_raise_before_the_next_tick() {
+    let mut world = World::with(&[("a", Strategy::Fixed), ("b", Strategy::Fixed)]);
+    world.attach(1, Role::Router, &[], 0);
+    world.attach(2, Role::Worker, &["a", "b"], 100);
+    (0..3).for_each(|_| world.busy_tick(&["a", "b"]));
+    assert_eq!((world.cap("a"), world.cap("b")), (18, 17));
+    world.pin("a", 1, 0).unwrap();
+    world.busy_tick(&["a", "b"]);
+    assert_eq!((world.cap("a"), world.cap("b")), (1, 17), "18 of a are running");
+    for (running, paid) in [(18, 17), (7, 28), (7, 28), (0, 34)] {
+        world.caps.get_mut(&name("a")).unwrap().2 = running;
+        world.now.mono_ms += 1_000;
+        let clock_ms = world.now.mono_ms;
+        world.report(1, vec![facts("a", 500, running, clock_ms)]);
+        assert_eq!(world.cap("b"), paid, "while {running} of a run");
+        world.check_budget();
+    }
+}
+
+#[test]
 fn without_an_answer_nothing_is_raised_and_another_router_takes_over() {
     let mut world = World::with(&[("a", Strategy::Fixed), ("b", Strategy::Fixed)]);
     world.attach(1, Role::Router, &[], 0);
