@@ -124,13 +124,21 @@ pub fn is_first_end(state: &State, queue: &str, run_times: &Histogram) -> bool {
         && speed::is_believable(run_times)
 }
 
-/// The same for other users of a resource, coming or going: `in_use_by_others` is the mean since the last look. What a
-/// wave leaves behind is given back as soon as it is over.
+/// Whether other users of a resource are so many more than was known that it is no noise.
 pub fn is_wave(state: &State, resource: &str, in_use_by_others: f64) -> bool {
-    let Some(known) = state.domains.get(resource).and_then(|domain| domain.others.value) else {
-        return false;
-    };
-    (in_use_by_others - known).abs() > SURGE_SIGMAS * known.max(1.0).sqrt()
+    beyond_known(state, resource, in_use_by_others) > SURGE_SIGMAS
+}
+
+/// Whether they are so many fewer: what a wave leaves behind need not wait for a tick either. One look may be a gap in
+/// their traffic; it takes two in a row.
+pub fn is_wave_over(state: &State, resource: &str, in_use_by_others: f64) -> bool {
+    beyond_known(state, resource, in_use_by_others) < -SURGE_SIGMAS
+}
+
+/// In deviations of what was known; 0 where nothing was.
+fn beyond_known(state: &State, resource: &str, in_use_by_others: f64) -> f64 {
+    let known = state.domains.get(resource).and_then(|domain| domain.others.value);
+    known.map_or(0.0, |known| (in_use_by_others - known) / known.max(1.0).sqrt())
 }
 
 /// Every queue's own signals; gives the answers of the baseline rule for the queues that ask for it.

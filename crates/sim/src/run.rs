@@ -11,6 +11,8 @@ use crate::{
 
 /// Early ticks are at least this far apart.
 const EARLY_TICK_S: f64 = 1.0;
+/// Looks in a row after which others are believed to have gone.
+const LOWS: u32 = 2;
 /// Nodes report this often.
 const REPORT_S: f64 = 1.0;
 
@@ -113,11 +115,12 @@ impl Course<'_> {
     /// once a second. Gives the newest look at the pools, if that is why.
     fn wait(&mut self, last: f64, mut next: f64) -> Vec<(usize, f64, f64)> {
         let (mut looked_at, mut wave) = (last, Vec::new());
+        let mut lows = vec![0; self.scenario.resources.len()];
         while self.plant.now < next {
             let until = next.min(self.plant.now.floor() + REPORT_S);
             let mut is_early = self.plant.run(until) && self.rule.has_reflexes();
             if self.plant.now == until {
-                if self.is_waiting() {
+                if self.plant.now < next && self.is_waiting() {
                     self.order();
                 }
                 let (plant, rule, scenario) = (&mut self.plant, self.rule.as_ref(), self.scenario);
@@ -125,10 +128,13 @@ impl Course<'_> {
                 looked_at = plant.now;
                 let since = plant.now - last;
                 is_early |= (0..plant.queues()).any(|at| rule.is_news(scenario, at, plant.news(at), since));
-                if looks
-                    .iter()
-                    .any(|(at, all, jobs)| rule.is_wave(scenario, *at, all - jobs))
-                {
+                let mut is_wave = false;
+                for (at, all, jobs) in &looks {
+                    let is_low = rule.is_wave_over(scenario, *at, all - jobs);
+                    lows[*at] = if is_low { lows[*at] + 1 } else { 0 };
+                    is_wave |= lows[*at] == LOWS || rule.is_wave(scenario, *at, all - jobs);
+                }
+                if is_wave {
                     is_early = true;
                     wave = looks;
                 }

@@ -89,6 +89,7 @@ pub enum Verdict {
 /// The test of a cut: did running less help?
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Test {
+    /// Infinite: it can't be told any more.
     pub slowdown: f64,
     pub in_flight: f64,
     pub others: f64,
@@ -247,6 +248,8 @@ impl Capacity {
         let least = if smooth > SEVERE { CUT * CUT } else { CUT };
         let to = (least * seen.in_flight).max(served);
         self.cut(to, seen.in_flight, seen.others_now, Reason::LatencyCut);
+        // What was too much is what there was.
+        self.knee += (seen.others - seen.others_now) / 2.0;
         let run_time_s = seen.run_time_s * smooth;
         self.test = Some(Test {
             slowdown: seen.pooled.slowdown(),
@@ -260,7 +263,7 @@ impl Capacity {
         });
     }
 
-    /// Jobs may use `to` units from here on, if that is less than now.
+    /// Jobs may use `to` units beside `others` from here on, if that is less than now.
     pub fn cut(&mut self, to: f64, in_flight: f64, others: f64, reason: Reason) {
         // Less than what is never called heavy could not be judged any more.
         let least = LOADED_MIN.max(HARMLESS * self.well);
@@ -272,8 +275,10 @@ impl Capacity {
         self.has_met_limit = true;
         (self.hot, self.hot_mean) = (0, 0.0);
         self.climb = None;
-        // Two cuts at once can't be told apart, and what refuses jobs is full.
-        self.test = None;
+        // Two cuts at once can't be told apart: the test is only waited for, because jobs of before it still end.
+        if let Some(test) = &mut self.test {
+            test.slowdown = f64::INFINITY;
+        }
         self.reason = reason;
     }
 

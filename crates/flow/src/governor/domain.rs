@@ -23,7 +23,7 @@ const JOBS_MIN: u64 = 10;
 const LIGHT: f64 = 0.6;
 /// IQR by median above which job times say little, and a probe says more.
 const MIXED: f64 = 3.0;
-/// Share of the weight of queues that a test needs jobs of, and the standard error that it may have.
+/// Share of the weight of queues that a test needs jobs of, and the error relative to their run times that it may have.
 const TRIED: f64 = 0.8;
 const TRIED_ERROR: f64 = 0.15;
 /// Share of a cap that counts as all of it.
@@ -279,9 +279,10 @@ impl<'a> Domain<'a> {
             }
             queue.window = times;
             all += queue.trial.weight;
-            let tried = Sample::of(&queue.trial.times).and_then(|sample| sample.ratio(&queue.baseline));
-            if let Some((ratio, error)) = tried {
-                variance += (queue.trial.weight * error / ratio).powi(2);
+            let sample = Sample::of(&queue.trial.times);
+            let tried = sample.as_ref().and_then(|sample| sample.ratio(&queue.baseline));
+            if let (Some((ratio, _)), Some(sample)) = (tried, &sample) {
+                variance += (queue.trial.weight * sample.relative_error()).powi(2);
                 known += queue.trial.weight;
                 sum += queue.trial.weight * ratio;
             }

@@ -74,6 +74,12 @@ impl Sample {
         })
     }
 
+    /// Of its median or mean, whichever is known better.
+    pub fn relative_error(&self) -> f64 {
+        let of = |level: &Level| level.error_ms / level.ms;
+        of(&self.median).min(of(&self.mean))
+    }
+
     /// How many times as long as usual the jobs took, and the standard error of that: by the median or the mean, whichever
     /// is known better. `None`: nothing is usual yet.
     pub fn ratio(&self, baseline: &Baseline) -> Option<(f64, f64)> {

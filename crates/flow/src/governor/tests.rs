@@ -128,10 +128,13 @@ fn a_wave_is_seen_when_it_comes_and_when_it_goes() {
     let pg = crowded.resources.get_mut("pg").expect("there");
     (pg.in_use, pg.in_use_by_jobs) = (Some(45.0), Some(20.0));
     governor.tick(&crowded);
-    let is_wave = |others: f64| is_wave(&governor.state, "pg", others);
-    assert!(is_wave(50.0) && is_wave(2.0));
-    assert!(!is_wave(30.0) && !is_wave(20.0), "that may be noise");
-    assert!(!super::is_wave(&governor.state, "unknown", 50.0));
+    let state = &governor.state;
+    assert!(is_wave(state, "pg", 50.0) && !is_wave_over(state, "pg", 50.0));
+    assert!(is_wave_over(state, "pg", 2.0) && !is_wave(state, "pg", 2.0));
+    for noise in [20.0, 30.0] {
+        assert!(!is_wave(state, "pg", noise) && !is_wave_over(state, "pg", noise));
+    }
+    assert!(!is_wave(state, "unknown", 50.0) && !is_wave_over(state, "unknown", 0.0));
 }
 
 #[test]

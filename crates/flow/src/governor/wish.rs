@@ -94,16 +94,23 @@ impl Turn<'_> {
     /// Where a domain cannot serve every demand, nobody keeps an idle reserve.
     fn make_lean(&self, wishes: &mut [Wish]) {
         for (domain, budget) in self.domains.iter().zip(&self.budgets) {
-            let asked: f64 = domain
-                .members
-                .iter()
-                .map(|(at, units)| f64::from(*units) * f64::from(wishes[*at].demand))
-                .sum();
-            if domain.members.len() < 2 || asked <= budget.units as f64 {
+            let sum = |slots: &dyn Fn(usize) -> u32| -> f64 {
+                let members = domain.members.iter();
+                members
+                    .map(|(at, units)| f64::from(*units) * f64::from(slots(*at)))
+                    .sum()
+            };
+            let asked = sum(&|at| wishes[at].demand);
+            // What one keeps without a need may be what another is short of.
+            let kept = sum(&|at| wishes[at].demand.max(self.states[at].target.unwrap_or(0)));
+            if domain.members.len() < 2 || kept <= budget.units as f64 {
                 continue;
             }
             for (at, _) in &domain.members {
                 wishes[*at].is_contended = true;
+                if asked <= budget.units as f64 {
+                    continue;
+                }
                 if let Some(need) = wishes[*at].need {
                     wishes[*at].demand = wishes[*at].demand.min(need.lean);
                 }

@@ -71,6 +71,12 @@ impl Rule for Governed {
             && name.is_some_and(|name| governor::is_wave(&self.state, name, others))
     }
 
+    fn is_wave_over(&self, scenario: &Scenario, pool: usize, others: f64) -> bool {
+        let name = scenario.resources.keys().nth(pool);
+        self.strategy == Strategy::Adaptive
+            && name.is_some_and(|name| governor::is_wave_over(&self.state, name, others))
+    }
+
     fn is_news(&self, scenario: &Scenario, queue: usize, news: News<'_>, seconds: f64) -> bool {
         let name = scenario.queues.keys().nth(queue);
         self.strategy == Strategy::Adaptive

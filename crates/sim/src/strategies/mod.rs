@@ -40,6 +40,11 @@ pub trait Rule {
         false
     }
 
+    /// Whether they use so much less; two looks in a row that say so call for a tick.
+    fn is_wave_over(&self, _scenario: &Scenario, _pool: usize, _others: f64) -> bool {
+        false
+    }
+
     /// Whether it obeys the hard cap: raises then wait for what other queues still hold.
     fn is_budgeted(&self) -> bool;
 
