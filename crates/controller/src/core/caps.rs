@@ -7,7 +7,7 @@ use tidegate_protocol::domain::{Cap, CapRecord, QueueName, Version};
 
 use super::{
     Core,
-    facts::Queue,
+    facts::{FACTS_MS_MAX, Queue},
     model::{CapAnswer, Effect, Now, Order, StreamId},
 };
 
@@ -101,8 +101,8 @@ impl Core {
         self.record(changed, now);
     }
 
-    /// Asks again for queues that ran more than their lowered cap when the store answered, once they run less and somebody
-    /// waits for their slots: a raise is paid within a second or two of the slots and not at the next tick.
+    /// Asks again for queues that ran more than their lowered cap when the store answered, once they run less and some raise
+    /// waits: it is paid within a second or two of the slots and not at the next tick.
     pub(super) fn follow_drains(&mut self, now: Now) {
         let may_order = self.is_leader && !self.is_held() && self.requests.is_empty();
         let Some(writer) = self.writer.filter(|_| may_order) else {
@@ -115,7 +115,10 @@ impl Core {
         });
         let has_drained = |(name, queue): &(&QueueName, &Queue)| {
             let answered = self.caps.slots(name.as_str());
-            answered > u64::from(current(name).unwrap_or(u32::MAX)) && queue.store.slots < answered
+            let is_fresh = now.mono_ms.saturating_sub(queue.store_heard_ms) <= FACTS_MS_MAX;
+            is_fresh
+                && answered > u64::from(current(name).unwrap_or(u32::MAX))
+                && queue.store.slots < answered
         };
         let drained: Vec<QueueName> = match is_waiting {
             true => self
@@ -127,6 +130,8 @@ impl Core {
             false => Vec::new(),
         };
         if !drained.is_empty() {
+            // Under a newer version: an answer that names this one's has seen every order of before.
+            self.next_version();
             let asked = drained.into_iter().map(|queue| (queue, None)).collect();
             self.send_caps(writer, asked, now);
         }
@@ -141,7 +146,11 @@ impl Core {
         for (name, queue) in &self.queues {
             // Without a decision there is nothing to order yet.
             if queue.is_decided && self.caps.is_adopted(name.as_str()) {
-                goals.push((name.clone(), queue.goal.cap, self.caps.current(name.as_str())));
+                let current = self.caps.current(name.as_str());
+                // The goal is of the last tick; what was frozen or deleted since is raised no more.
+                let is_halted = queue.removing || ((self.frozen || queue.frozen) && queue.pin.is_none());
+                let most = current.filter(|_| is_halted).unwrap_or(u32::MAX);
+                goals.push((name.clone(), queue.goal.cap.min(most), current));
             }
         }
         goals.sort_by_key(|(_, goal, current)| current.is_none_or(|current| *goal > current));

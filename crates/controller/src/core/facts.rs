@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Facts of the store that nobody has confirmed for so long give way to any: the store's clock may have gone back.
-const FACTS_MS_MAX: u64 = 3_000;
+pub(super) const FACTS_MS_MAX: u64 = 3_000;
 /// Less than this is a message that was slow on its way.
 const CLOCK_BACK_MS: u64 = 10_000;
 /// Time over which arrivals say something of a rate.

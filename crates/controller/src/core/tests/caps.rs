@@ -77,6 +77,22 @@ fn what_has_drained_pays_for_a_raise_before_the_next_tick() {
 }
 
 #[test]
+fn what_drains_pays_for_nothing_that_was_frozen_since() {
+    let mut world = World::with(&[("a", Strategy::Fixed), ("b", Strategy::Fixed)]);
+    world.attach(1, Role::Router, &[], 0);
+    world.attach(2, Role::Worker, &["a", "b"], 100);
+    (0..3).for_each(|_| world.busy_tick(&["a", "b"]));
+    world.pin("a", 1, 0).unwrap();
+    world.busy_tick(&["a", "b"]);
+    world.freeze(true);
+    world.caps.get_mut(&name("a")).unwrap().2 = 0;
+    world.now.mono_ms += 100;
+    let clock_ms = world.now.mono_ms;
+    world.report(1, vec![facts("a", 500, 0, clock_ms)]);
+    assert_eq!(world.cap("b"), 17);
+}
+
+#[test]
 fn without_an_answer_nothing_is_raised_and_another_router_takes_over() {
     let mut world = World::with(&[("a", Strategy::Fixed), ("b", Strategy::Fixed)]);
     world.attach(1, Role::Router, &[], 0);

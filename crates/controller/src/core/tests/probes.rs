@@ -138,6 +138,28 @@ fn a_wave_of_others_does_not_wait_for_the_tick() {
 }
 
 #[test]
+fn the_end_of_a_wave_does_not_wait_either_once_two_readings_in_a_row_say_so() {
+    let is_early_after = |readings: &[(f64, bool)]| {
+        let (mut world, asked) = probed_world();
+        for _ in 0..6 {
+            tick(&mut world, &asked, |world| Ok(others(world, 25.0)));
+        }
+        for (units, tells_jobs) in readings {
+            world.now.mono_ms += 600;
+            let mut reading = others(&world, *units);
+            reading.by_jobs = reading.by_jobs.filter(|_| *tells_jobs);
+            world.core.probed(&asked, Ok(reading), world.now);
+        }
+        world.core.next_tick_ms() <= world.now.mono_ms
+    };
+    assert!(is_early_after(&[(2.0, true), (2.0, true)]));
+    assert!(!is_early_after(&[(2.0, true)]), "one may be a gap");
+    assert!(!is_early_after(&[(2.0, true), (24.0, true), (2.0, true)]));
+    // Then slots that jobs hold count as in use, and they may be between two statements.
+    assert!(!is_early_after(&[(2.0, false), (2.0, false)]));
+}
+
+#[test]
 fn an_answer_to_what_is_not_asked_any_more_is_nobodys() {
     let (mut world, asked) = probed_world();
     let resource = Resource {
