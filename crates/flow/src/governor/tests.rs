@@ -158,6 +158,19 @@ fn slots_that_nobody_else_wants_are_kept_and_wanted_ones_are_not() {
 }
 
 #[test]
+fn what_is_kept_without_a_need_is_given_back_where_a_neighbour_is_short_of_it() {
+    let mut governor = Loop::default();
+    let both = |a: u64, b: u64| inputs(&[("a", queue(a, a / 5)), ("b", queue(b, b / 5))]);
+    (0..9).for_each(|_| drop(governor.tick(&both(100, 20))));
+    let kept = governor.tick(&both(100, 20))["a"].cap;
+    // The needs are 34 of 35 now; with what the first would keep it were more.
+    let mut last = governor.tick(&both(80, 110));
+    (0..9).for_each(|_| last = governor.tick(&both(80, 110)));
+    assert!(last["a"].cap < kept, "{} of {kept}", last["a"].cap);
+    assert_eq!(last["b"].cap, last["b"].demand);
+}
+
+#[test]
 fn a_queue_that_costs_nothing_is_its_own_domain() {
     let mut alone = queue(100, 10);
     alone.costs.clear();

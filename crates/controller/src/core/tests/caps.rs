@@ -56,16 +56,21 @@ fn two_queues_never_hold_more_than_the_budget() {
     );
 }
 
-#[test]
-fn what_has_drained_pays_for_a_raise_before_the_next_tick() {
+/// The cap of `a` is 1, 18 of it are running, and `b` waits for their slots.
+fn draining_world() -> World {
     let mut world = World::with(&[("a", Strategy::Fixed), ("b", Strategy::Fixed)]);
     world.attach(1, Role::Router, &[], 0);
     world.attach(2, Role::Worker, &["a", "b"], 100);
     (0..3).for_each(|_| world.busy_tick(&["a", "b"]));
-    assert_eq!((world.cap("a"), world.cap("b")), (18, 17));
     world.pin("a", 1, 0).unwrap();
     world.busy_tick(&["a", "b"]);
-    assert_eq!((world.cap("a"), world.cap("b")), (1, 17), "18 of a are running");
+    assert_eq!((world.cap("a"), world.cap("b")), (1, 17));
+    world
+}
+
+#[test]
+fn what_has_drained_pays_for_a_raise_before_the_next_tick() {
+    let mut world = draining_world();
     for (running, paid) in [(18, 17), (7, 28), (7, 28), (0, 34)] {
         world.caps.get_mut(&name("a")).unwrap().2 = running;
         world.now.mono_ms += 1_000;
@@ -77,13 +82,41 @@ fn what_has_drained_pays_for_a_raise_before_the_next_tick() {
 }
 
 #[test]
+fn drained_slots_are_asked_for_under_a_new_version_and_not_by_old_facts() {
+    let mut world = draining_world();
+    let before = world.core.version;
+    world.sent.clear();
+    world.is_mute = true;
+    let clock_ms = world.now.mono_ms + 1;
+    world.report(1, vec![facts("a", 500, 7, clock_ms)]);
+    let asked: Vec<Version> = world
+        .sent
+        .iter()
+        .filter_map(|(_, order)| match order {
+            Order::Caps { version, orders, .. } if orders == &[(name("a"), None)] => Some(*version),
+            _ => None,
+        })
+        .collect();
+    assert!(
+        asked.len() == 1 && asked[0] > before,
+        "{asked:?} after {before:?}"
+    );
+    // Nobody knows whether what was heard four seconds ago is still so.
+    world.core.requests.clear();
+    world.sent.clear();
+    world.now.mono_ms += 4_000;
+    world.report(1, Vec::new());
+    assert!(
+        world
+            .sent
+            .iter()
+            .all(|(_, order)| !matches!(order, Order::Caps { .. }))
+    );
+}
+
+#[test]
 fn what_drains_pays_for_nothing_that_was_frozen_since() {
-    let mut world = World::with(&[("a", Strategy::Fixed), ("b", Strategy::Fixed)]);
-    world.attach(1, Role::Router, &[], 0);
-    world.attach(2, Role::Worker, &["a", "b"], 100);
-    (0..3).for_each(|_| world.busy_tick(&["a", "b"]));
-    world.pin("a", 1, 0).unwrap();
-    world.busy_tick(&["a", "b"]);
+    let mut world = draining_world();
     world.freeze(true);
     world.caps.get_mut(&name("a")).unwrap().2 = 0;
     world.now.mono_ms += 100;
