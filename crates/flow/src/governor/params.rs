@@ -3,7 +3,7 @@
 
 /// Weight of the newest sample over [`EVIDENCE_S`]. Smaller lags behind a ramp, larger follows noise; shifts of level
 /// pass at once in any case.
-pub const ALPHA: f64 = 0.3;
+pub const ALPHA: f64 = 0.4;
 /// Deviations from which a sample is a shift of level and no noise.
 pub const SHIFT_SIGMAS: f64 = 4.0;
 /// A judgement of speed needs this much time *and* this many jobs, whatever the tick: a median of ten jobs is off by a
@@ -15,8 +15,9 @@ pub const ROOM: f64 = 1.05;
 pub const FULL: f64 = 1.2;
 /// Slowdown that needs no second look.
 pub const ALARM: f64 = 1.5;
-/// What a cut leaves of what runs, at least: deep enough that its effect is seen above the noise.
-pub const CUT: f64 = 0.7;
+/// What a cut leaves of what runs, at least: deep enough that its effect is seen above the noise, and no deeper, because
+/// each slot too few is a backlog.
+pub const CUT: f64 = 0.8;
 /// Share of the largest number known to run well under which no slowdown is this load's doing.
 pub const HARMLESS: f64 = 0.35;
 /// Share of results that are failures from which less is run, beyond what was accepted.

@@ -59,7 +59,7 @@ mod tests {
     fn noise_is_averaged_and_a_shift_passes_at_once() {
         let mut rate = Smoothed::default();
         assert_eq!(rate.take(10.0, 1.0, 5.0), 10.0);
-        assert_eq!(rate.take(12.0, 1.0, 5.0), 10.6);
+        assert_eq!(rate.take(12.0, 1.0, 5.0), 10.8);
         assert_eq!(rate.take(20.0, 1.0, 5.0), 20.0);
         assert_eq!(rate.take(f64::NAN, 1.0, 5.0), 20.0);
     }

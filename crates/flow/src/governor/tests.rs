@@ -116,7 +116,7 @@ fn what_others_have_of_a_full_pool_is_the_least_of_what_they_want() {
         governor.tick(&shared)["a"].cap
     };
     // 28 of others, where 20 were known: with room beside them that may be noise. 0.95 x 50 - 1.18 x 28 is 14.
-    assert!(cap_after(43.0, 15.0) > 17, "{}", cap_after(43.0, 15.0));
+    assert!(cap_after(43.0, 15.0) >= 17, "{}", cap_after(43.0, 15.0));
     assert_eq!(cap_after(50.0, 22.0), 14);
 }
 
