@@ -135,6 +135,13 @@ pub fn is_wave_over(state: &State, resource: &str, in_use_by_others: f64) -> boo
     beyond_known(state, resource, in_use_by_others) < -SURGE_SIGMAS
 }
 
+/// Whether a resource that had room is full. Others are kept from what they want then, so that a wave which finds workers'
+/// idle connections in its place does not look like one. One look may be a burst; it takes two in a row.
+pub fn is_filled(state: &State, resource: &str, in_use: f64, capacity: u32) -> bool {
+    let had_room = |domain: &DomainState| domain.full_s == 0.0;
+    in_use >= domain::FULL_POOL * f64::from(capacity) && state.domains.get(resource).is_some_and(had_room)
+}
+
 /// In deviations of what was known; 0 where nothing was.
 fn beyond_known(state: &State, resource: &str, in_use_by_others: f64) -> f64 {
     let known = state.domains.get(resource).and_then(|domain| domain.others.value);

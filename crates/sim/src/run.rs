@@ -12,7 +12,7 @@ use crate::{
 /// Early ticks are at least this far apart.
 const EARLY_TICK_S: f64 = 1.0;
 /// Looks in a row after which others are believed to have gone.
-const LOWS: u32 = 2;
+const HINTS: u32 = 2;
 /// Nodes report this often.
 const REPORT_S: f64 = 1.0;
 
@@ -115,7 +115,7 @@ impl Course<'_> {
     /// once a second. Gives the newest look at the pools, if that is why.
     fn wait(&mut self, last: f64, mut next: f64) -> Vec<(usize, f64, f64)> {
         let (mut looked_at, mut wave) = (last, Vec::new());
-        let mut lows = vec![0; self.scenario.resources.len()];
+        let mut hints = vec![0; self.scenario.resources.len()];
         while self.plant.now < next {
             let until = next.min(self.plant.now.floor() + REPORT_S);
             let mut is_early = self.plant.run(until) && self.rule.has_reflexes();
@@ -130,9 +130,10 @@ impl Course<'_> {
                 is_early |= (0..plant.queues()).any(|at| rule.is_news(scenario, at, plant.news(at), since));
                 let mut is_wave = false;
                 for (at, all, jobs) in &looks {
-                    let is_low = rule.is_wave_over(scenario, *at, all - jobs);
-                    lows[*at] = if is_low { lows[*at] + 1 } else { 0 };
-                    is_wave |= lows[*at] == LOWS || rule.is_wave(scenario, *at, all - jobs);
+                    let is_hint =
+                        rule.is_wave_over(scenario, *at, all - jobs) || rule.is_filled(scenario, *at, *all);
+                    hints[*at] = if is_hint { hints[*at] + 1 } else { 0 };
+                    is_wave |= hints[*at] == HINTS || rule.is_wave(scenario, *at, all - jobs);
                 }
                 if is_wave {
                     is_early = true;

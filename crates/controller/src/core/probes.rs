@@ -11,8 +11,8 @@ use super::{
 
 /// Probes look each second; after three that are missing it is said.
 const LATE_MS: u64 = 3_000;
-/// Readings in a row after which others are believed to have gone.
-const LOWS: u32 = 2;
+/// Readings in a row after which it is believed that others have gone, or that a pool is full.
+const HINTS: u32 = 2;
 
 /// A resource's probe, as it is to be asked.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,8 +29,8 @@ pub(super) struct Measured {
     window: Window,
     /// Those of the last tick: what is said when the window is empty.
     means: Option<Means>,
-    /// Readings in a row that say that others have gone.
-    lows: u32,
+    /// Readings in a row that say so.
+    hints: u32,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -100,16 +100,19 @@ impl Core {
         tell(&asked.resource, before, &measured.belief);
         let Some(reading) = reading else { return };
         // Others that come in a wave cannot be asked to wait for the tick, and what was before it says nothing of it. That they
-        // have gone is believed only where the jobs' part is measured: slots that are held count for more than is in use.
+        // have gone, or find a full pool, is believed only where the jobs' part is measured: slots that are held count for more
+        // than is in use.
         let others = reading.in_use - reading.by_jobs.unwrap_or(held as f64).min(reading.in_use);
-        let is_low =
-            reading.by_jobs.is_some() && governor::is_wave_over(&self.governor, &asked.resource, others);
-        measured.lows = if is_low {
-            measured.lows.saturating_add(1)
+        let (known, resource) = (&self.governor, &asked.resource);
+        let is_hint = reading.by_jobs.is_some()
+            && (governor::is_wave_over(known, resource, others)
+                || governor::is_filled(known, resource, reading.in_use, capacity));
+        measured.hints = if is_hint {
+            measured.hints.saturating_add(1)
         } else {
             0
         };
-        let is_wave = measured.lows == LOWS || governor::is_wave(&self.governor, &asked.resource, others);
+        let is_wave = measured.hints == HINTS || governor::is_wave(known, resource, others);
         if is_wave {
             measured.window = Window {
                 times: std::mem::take(&mut measured.window.times),

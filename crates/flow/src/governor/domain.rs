@@ -36,7 +36,7 @@ const STORE_LEASE_SHARE: f64 = 0.1;
 const STORE_CUT: f64 = 0.7;
 /// Share of a capacity that counts as all of it, and how long a wave may have it before others are taken at their word:
 /// right after its beginning it is full of jobs that are about to end.
-const FULL_POOL: f64 = 0.97;
+pub(super) const FULL_POOL: f64 = 0.97;
 const FULL_S: f64 = 2.0 * EVIDENCE_S;
 /// How long others' use counts as it was last measured.
 const OTHERS_HELD_S: f64 = 30.0;
@@ -53,6 +53,8 @@ pub(super) struct Domain<'a> {
     pub hard: f64,
     /// Units that jobs hold, mean of the tick.
     pub in_flight: f64,
+    /// Now.
+    running: f64,
     pub is_waiting: bool,
     /// Units of its queues' floors.
     floors: f64,
@@ -127,6 +129,7 @@ impl<'a> Domain<'a> {
             judged: Vec::new(),
             hard,
             in_flight: 0.0,
+            running: 0.0,
             is_waiting: false,
             floors: 0.0,
             overload: 0,
@@ -143,6 +146,7 @@ impl<'a> Domain<'a> {
             self.is_adaptive |= queue.strategy == Strategy::Adaptive;
             self.floors += f64::from(*units) * f64::from(queue.min);
             self.in_flight += f64::from(*units) * in_flight[*at];
+            self.running += f64::from(*units) * queue.running as f64;
             self.overload = self.overload.saturating_add(queue.overload);
             self.results = self.results.saturating_add(queue.results());
         }
@@ -319,7 +323,7 @@ impl<'a> Domain<'a> {
 
     /// Refusals of the resource, and a store that answers too late.
     pub fn see_failures(&self, state: &mut DomainState, store: &StoreInputs, seconds: f64) {
-        let others = state.others.or(0.0);
+        let others = self.others_at_most(state);
         let jobs = (state.capacity.units - others).min(self.in_flight);
         match state.overload.take(self.overload, self.results, seconds) {
             Some((_, Reason::ErrRebase)) => state.capacity.reason = Reason::ErrRebase,
@@ -358,6 +362,30 @@ impl<'a> Domain<'a> {
         self.resource.map_or(f64::INFINITY, of)
     }
 
+    /// In a full pool others are kept from what they want, and what they want is not measured. What jobs could have beyond
+    /// what runs there are connections that workers keep idle.
+    fn running_in_full(&self, state: &DomainState) -> f64 {
+        if self.is_full_beside_jobs(state) {
+            self.in_flight.min(self.running) + 1.0
+        } else {
+            f64::INFINITY
+        }
+    }
+
+    /// Others, and in a full pool what workers keep idle: others will take it. A cut that counted fewer would leave jobs
+    /// next to nothing once they have.
+    fn others_at_most(&self, state: &DomainState) -> f64 {
+        let by_jobs = self.resource.and_then(|resource| resource.in_use_by_jobs);
+        let by_jobs = by_jobs.filter(|_| self.is_full_beside_jobs(state));
+        let idle = by_jobs.map_or(0.0, |by_jobs| (by_jobs - self.in_flight).max(0.0));
+        state.others.or(0.0) + idle
+    }
+
+    fn is_full_beside_jobs(&self, state: &DomainState) -> bool {
+        let is_measured = |resource: &ResourceInputs| resource.in_use_by_jobs.is_some();
+        state.full_s > 0.0 && self.resource.is_some_and(is_measured)
+    }
+
     /// What its queues may hold together.
     pub fn budget(&self, state: &DomainState) -> Budget {
         let mut units = self.hard;
@@ -370,6 +398,10 @@ impl<'a> Domain<'a> {
             }
             if state.capacity.units - others < units {
                 (units, reason) = (state.capacity.units - others, state.capacity.reason);
+            }
+            let running = self.running_in_full(state);
+            if running < units {
+                (units, reason) = (running, Reason::PoolSaturation);
             }
         }
         // Floors are promised; validation keeps them within the hard budget.

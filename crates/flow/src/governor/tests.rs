@@ -121,6 +121,53 @@ fn what_others_have_of_a_full_pool_is_the_least_of_what_they_want() {
 }
 
 #[test]
+fn in_a_full_pool_jobs_hold_no_more_than_what_runs() {
+    let cap_in = |in_use: f64| {
+        let mut governor = Loop::default();
+        governor.settle(6, 300, 35.0);
+        let mut shared = inputs(&[("a", queue(300, 14))]);
+        let pg = shared.resources.get_mut("pg").expect("there");
+        // Workers have as many connections as they have slots.
+        (pg.in_use, pg.in_use_by_jobs) = (Some(in_use), Some(35.0));
+        governor.tick(&shared)["a"].cap
+    };
+    // 0.95 x 50 - 1.18 x 13 is 32 of a pool with room.
+    assert_eq!((cap_in(48.0), cap_in(50.0)), (32, 15));
+}
+
+#[test]
+fn a_cut_in_a_full_pool_counts_what_others_will_take_of_it() {
+    let capacity_in = |in_use: f64| {
+        let mut governor = Loop::default();
+        governor.settle(6, 300, 35.0);
+        let mut shared = inputs(&[("a", queue(100, 20))]);
+        let pg = shared.resources.get_mut("pg").expect("there");
+        (pg.in_use, pg.in_use_by_jobs) = (Some(in_use), Some(35.0));
+        shared.queues.get_mut("a").expect("there").overload = 100;
+        governor.tick(&shared);
+        governor.state.domains["pg"].capacity.units
+    };
+    // 12 of the 20 that ran, beside 13 that others have; beside 15 of them and 15 connections that workers keep idle.
+    let (with_room, full) = (capacity_in(48.0), capacity_in(50.0));
+    assert!(
+        (with_room - 25.0).abs() < 0.5 && (full - 42.0).abs() < 0.5,
+        "{with_room}, {full}"
+    );
+}
+
+#[test]
+fn a_pool_that_has_filled_up_is_news_once() {
+    let mut governor = Loop::default();
+    governor.settle(6, 300, 35.0);
+    assert!(is_filled(&governor.state, "pg", 50.0, 50));
+    assert!(!is_filled(&governor.state, "pg", 48.0, 50));
+    let mut full = inputs(&[("a", queue(300, 20))]);
+    full.resources.get_mut("pg").expect("there").in_use = Some(50.0);
+    governor.tick(&full);
+    assert!(!is_filled(&governor.state, "pg", 50.0, 50));
+}
+
+#[test]
 fn a_wave_is_seen_when_it_comes_and_when_it_goes() {
     let mut governor = Loop::default();
     governor.settle(6, 300, 35.0);

@@ -77,6 +77,13 @@ impl Rule for Governed {
             && name.is_some_and(|name| governor::is_wave_over(&self.state, name, others))
     }
 
+    fn is_filled(&self, scenario: &Scenario, pool: usize, in_use: f64) -> bool {
+        let resource = scenario.resources.iter().nth(pool);
+        self.strategy == Strategy::Adaptive
+            && resource
+                .is_some_and(|(name, setup)| governor::is_filled(&self.state, name, in_use, setup.capacity))
+    }
+
     fn is_news(&self, scenario: &Scenario, queue: usize, news: News<'_>, seconds: f64) -> bool {
         let name = scenario.queues.keys().nth(queue);
         self.strategy == Strategy::Adaptive

@@ -45,6 +45,11 @@ pub trait Rule {
         false
     }
 
+    /// Whether a resource that had room is full, by two looks in a row.
+    fn is_filled(&self, _scenario: &Scenario, _pool: usize, _in_use: f64) -> bool {
+        false
+    }
+
     /// Whether it obeys the hard cap: raises then wait for what other queues still hold.
     fn is_budgeted(&self) -> bool;
 

@@ -160,6 +160,27 @@ fn the_end_of_a_wave_does_not_wait_either_once_two_readings_in_a_row_say_so() {
 }
 
 #[test]
+fn a_pool_that_fills_up_does_not_wait_for_the_tick() {
+    let is_early_after = |in_use: &[f64]| {
+        let (mut world, asked) = probed_world();
+        for _ in 0..6 {
+            tick(&mut world, &asked, |world| Ok(others(world, 10.0)));
+        }
+        for (stamp, units) in in_use.iter().enumerate() {
+            world.now.mono_ms += 600;
+            let mut reading = others(&world, 12.0);
+            // Idle connections of workers fill the rest: others alone do not look like a wave.
+            (reading.in_use, reading.by_jobs) = (*units, Some(*units - 12.0));
+            reading.stamp = Some(stamp as u64 + 1);
+            world.core.probed(&asked, Ok(reading), world.now);
+        }
+        world.core.next_tick_ms() <= world.now.mono_ms
+    };
+    assert!(is_early_after(&[50.0, 50.0]));
+    assert!(!is_early_after(&[50.0, 46.0, 50.0]), "bursts");
+}
+
+#[test]
 fn an_answer_to_what_is_not_asked_any_more_is_nobodys() {
     let (mut world, asked) = probed_world();
     let resource = Resource {
