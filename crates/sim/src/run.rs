@@ -11,7 +11,7 @@ use crate::{
 
 /// Early ticks are at least this far apart.
 const EARLY_TICK_S: f64 = 1.0;
-/// Looks in a row after which others are believed to have gone.
+/// Looks in a row after which others are believed to have gone, or a pool to be full.
 const HINTS: u32 = 2;
 /// Nodes report this often.
 const REPORT_S: f64 = 1.0;

@@ -365,7 +365,7 @@ impl<'a> Domain<'a> {
     /// In a full pool others are kept from what they want, and what they want is not measured. What jobs could have beyond
     /// what runs there are connections that workers keep idle.
     fn running_in_full(&self, state: &DomainState) -> f64 {
-        if self.is_full_beside_jobs(state) {
+        if self.by_jobs_in_full(state).is_some() {
             self.in_flight.min(self.running) + 1.0
         } else {
             f64::INFINITY
@@ -375,15 +375,16 @@ impl<'a> Domain<'a> {
     /// Others, and in a full pool what workers keep idle: others will take it. A cut that counted fewer would leave jobs
     /// next to nothing once they have.
     fn others_at_most(&self, state: &DomainState) -> f64 {
-        let by_jobs = self.resource.and_then(|resource| resource.in_use_by_jobs);
-        let by_jobs = by_jobs.filter(|_| self.is_full_beside_jobs(state));
-        let idle = by_jobs.map_or(0.0, |by_jobs| (by_jobs - self.in_flight).max(0.0));
-        state.others.or(0.0) + idle
+        let by_jobs = self.by_jobs_in_full(state).unwrap_or(0.0);
+        state.others.or(0.0) + (by_jobs - self.in_flight).max(0.0)
     }
 
-    fn is_full_beside_jobs(&self, state: &DomainState) -> bool {
-        let is_measured = |resource: &ResourceInputs| resource.in_use_by_jobs.is_some();
-        state.full_s > 0.0 && self.resource.is_some_and(is_measured)
+    /// What jobs hold of a pool that is full; `None`: it is not, or nobody has measured that in this tick.
+    fn by_jobs_in_full(&self, state: &DomainState) -> Option<f64> {
+        let resource = self.resource?;
+        let is_full = state.full_s > 0.0 && state.unmeasured_s == 0.0;
+        let is_sane = |units: &f64| (0.0..=f64::from(resource.capacity)).contains(units);
+        resource.in_use_by_jobs.filter(is_sane).filter(|_| is_full)
     }
 
     /// What its queues may hold together.

@@ -122,17 +122,24 @@ fn what_others_have_of_a_full_pool_is_the_least_of_what_they_want() {
 
 #[test]
 fn in_a_full_pool_jobs_hold_no_more_than_what_runs() {
-    let cap_in = |in_use: f64| {
+    let cap_after = |readings: &[(Option<f64>, f64)]| {
         let mut governor = Loop::default();
         governor.settle(6, 300, 35.0);
         let mut shared = inputs(&[("a", queue(300, 14))]);
-        let pg = shared.resources.get_mut("pg").expect("there");
-        // Workers have as many connections as they have slots.
-        (pg.in_use, pg.in_use_by_jobs) = (Some(in_use), Some(35.0));
-        governor.tick(&shared)["a"].cap
+        let mut cap = 0;
+        for (in_use, by_jobs) in readings {
+            let pg = shared.resources.get_mut("pg").expect("there");
+            (pg.in_use, pg.in_use_by_jobs) = (*in_use, Some(*by_jobs));
+            cap = governor.tick(&shared)["a"].cap;
+        }
+        cap
     };
-    // 0.95 x 50 - 1.18 x 13 is 32 of a pool with room.
-    assert_eq!((cap_in(48.0), cap_in(50.0)), (32, 15));
+    // Workers have as many connections as they have slots. 0.95 x 50 - 1.18 x 13 is 32 of a pool with room.
+    assert_eq!(cap_after(&[(Some(48.0), 35.0)]), 32);
+    let full = (Some(50.0), 35.0);
+    assert_eq!(cap_after(&[full]), 15);
+    // Nobody knows whether it is still full.
+    assert_eq!(cap_after(&[full, (None, 35.0)]), 29);
 }
 
 #[test]
